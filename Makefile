@@ -1,0 +1,64 @@
+# make demo | extract | train | predict | tensorboard | test | lint | clean
+#
+#   make extract IMAGE_DIR=~/flower_photos      fills CACHE_DIR with the bottlenecks of the photos
+#   make train                                  fits a classifier on CACHE_DIR, into OUTPUT_DIR
+#   make predict IMAGES="a.jpg b.jpg"           labels photos with it
+#
+# ARGS passes further flags on: make train ARGS="--learning_rate 0.1"; python -m train -h lists them.
+
+CACHE_DIR ?= bottlenecks
+OUTPUT_DIR ?= retrained
+PYTHON ?= python3
+DEMO := demo
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# A Linux machine with an NVIDIA driver gets TensorFlow's CUDA packages as well.
+EXTRAS := demo,tensorboard,test$(if $(wildcard /proc/driver/nvidia/version),$(COMMA)gpu)
+COMMA := ,
+
+.DEFAULT_GOAL := help
+.PHONY: help demo extract train predict tensorboard test lint clean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; name a newer one with make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/python -m extract.sample $(DEMO)/digits
+	@$(BIN)/python -m extract --image_dir $(DEMO)/digits --cache_dir $(DEMO)/bottlenecks
+	@$(BIN)/python -m train --cache_dir $(DEMO)/bottlenecks --output_dir $(DEMO)/retrained
+	@echo 'try: $(BIN)/python -m train.predict --model $(DEMO)/retrained $(DEMO)/digits/7/*0.png'
+
+extract: $(INSTALLED)
+	@test -n "$(IMAGE_DIR)" || { echo "error: which photos? make extract IMAGE_DIR=~/flower_photos" >&2; exit 2; }
+	@$(BIN)/python -m extract --image_dir "$(IMAGE_DIR)" --cache_dir "$(CACHE_DIR)" $(ARGS)
+
+train: $(INSTALLED)
+	@$(BIN)/python -m train --cache_dir "$(CACHE_DIR)" --output_dir "$(OUTPUT_DIR)" $(ARGS)
+
+predict: $(INSTALLED)
+	@test -n "$(IMAGES)" || { echo "error: which photos? make predict IMAGES=photo.jpg" >&2; exit 2; }
+	@$(BIN)/python -m train.predict --model "$(OUTPUT_DIR)" $(ARGS) $(IMAGES)
+
+tensorboard: $(INSTALLED)
+	$(BIN)/tensorboard --logdir "$(OUTPUT_DIR)/logs"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

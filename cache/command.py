@@ -1,0 +1,102 @@
+"""What the commands of every package share: how flags are checked and how errors are told."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import TypeVar
+
+from cache.errors import UserError
+
+T = TypeVar("T", int, float)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with an error of one line: the usage of a command with twenty flags hides the message."""
+
+    def __init__(self, **settings: object) -> None:
+        # Unabbreviated flags only: a script that says --image today must not change its meaning tomorrow.
+        super().__init__(
+            formatter_class=_Help,
+            allow_abbrev=False,
+            **settings,  # type: ignore[arg-type]
+        )
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message}; `{self.prog} -h` lists the flags")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells each flag's default, but for None: what that stands for, the flag's own text says."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0, 2 after an error of the user's, 130 after Ctrl-C."""
+    # TensorFlow's C++ logs its way through start-up; what a user must know, the commands say themselves.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        main(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without the lines on CUDA and oneDNN that it writes before anything can turn them off."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+        except BaseException:
+            log.seek(0)
+            os.write(terminal, log.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def positive(text: str) -> int:
+    """A flag's value that counts things: an integer of at least 1."""
+    return _number(int, text, lambda value: value >= 1, "a whole number of 1 or more")
+
+
+def batch_size(text: str) -> int:
+    """A batch size: an integer of at least 1, or -1 for everything at once."""
+    return _number(int, text, lambda value: value >= 1 or value == -1, "a whole number of 1 or more, or -1 for all")
+
+
+def percentage(text: str) -> float:
+    """A flag's value that is a share: a number from 0 to 100."""
+    return _number(float, text, lambda value: 0 <= value <= 100, "a number from 0 to 100")
+
+
+def positive_float(text: str) -> float:
+    """A flag's value that is a finite number above 0."""
+    return _number(float, text, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def _number(kind: Callable[[str], T], text: str, valid: Callable[[T], bool], expected: str) -> T:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not valid(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return value

@@ -1,0 +1,86 @@
+"""`python -m extract`: every image of a folder through a network once, its bottlenecks into a cache."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import warnings
+
+from cache import command
+
+DESCRIPTION = """Runs every image below --image_dir through a network trained on ImageNet, once, and keeps the vector
+before its last layer (the bottleneck) in --cache_dir. Each subfolder is a class. Run it again after adding, changing,
+moving or deleting images: only new and changed ones are computed. A run that was stopped goes on where it was."""
+
+MODULE_HELP = """the network: efficientnet_lite0 (built in, needs no download); inception_v3, nasnet_large,
+pnasnet_large, mobilenet_v1_100_224 or mobilenet_v2_100_224 (from TensorFlow Hub); keras:NAME for one of
+keras.applications; a TensorFlow Hub handle or URL; or the path of a SavedModel"""
+
+
+def parser() -> command.Parser:
+    flags = command.Parser(prog="python -m extract", description=DESCRIPTION)
+    flags.add_argument(
+        "--image_dir", required=True, default=argparse.SUPPRESS, help="folder with a subfolder of images for each class"
+    )
+    flags.add_argument("--cache_dir", default="bottlenecks", help="where the bottlenecks are kept")
+    flags.add_argument("--module", default="efficientnet_lite0", help=MODULE_HELP)
+    flags.add_argument(
+        "--image_size",
+        type=_image_size,
+        default=None,
+        help="pixels, as 224 or HEIGHTxWIDTH, where the module leaves it open (default: the module's own)",
+    )
+    flags.add_argument(
+        "--batch_size",
+        type=command.positive,
+        default=None,
+        help="images at once on each device (default: 32 on CPUs, 256 on GPUs)",
+    )
+    flags.add_argument(
+        "--precision",
+        choices=("auto", "float32", "mixed"),
+        default="auto",
+        help="mixed: float16 on GPUs, bfloat16 on CPUs; auto: mixed where the hardware has it",
+    )
+    flags.add_argument(
+        "--devices", default="auto", help="auto: every GPU, else the CPU; or a list such as GPU:0,GPU:1 or CPU:0"
+    )
+    flags.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the bottlenecks on disk")
+    flags.add_argument(
+        "--decode_threads",
+        type=command.positive,
+        default=None,
+        help="threads that decode images (default: one for each core)",
+    )
+    return flags
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags = parser().parse_args(arguments)
+    from extract.run import extract
+    from extract.settings import Settings
+
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    result = extract(Settings(**vars(flags)))
+    total = result.computed + result.reused
+    print(f"{total} bottlenecks of {result.classes} classes in {result.directory}")
+    print(f"{result.computed} computed, {result.reused} reused, {result.rejected} files rejected", end="")
+    print(f": see {result.directory / 'rejected.csv'}" if result.rejected else "")
+    print(f"next: python -m train --cache_dir {result.directory}")
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    try:
+        height, width = [int(side) for side in text.lower().split("x")] * (1 if "x" in text.lower() else 2)
+        if min(height, width) < 1:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no image size; write 224, or 224x224") from None
+    return height, width
+
+
+if __name__ == "__main__":
+    # A job that is told to stop commits what it has, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(command.run(main))

@@ -1,0 +1,195 @@
+"""Files to batches: read, fingerprint, decode, turn upright, resize; the graph functions serve the classifier too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from cache.columns import Strings
+
+# Names what `decode` and `resize` compute. Another result for any image needs another name: bottlenecks made
+# either way must not meet in one cache.
+PREPROCESSING = "upright, bilinear, uint8 (1)"
+
+# The orientation in a JPEG's EXIF block, for either byte order: the first directory's entries of 12 bytes, up to
+# the one with tag 0x0112, type 3 (short), count 1 (EXIF 2.32, section 4.6). \C is any byte to RE2.
+_EXIF = (
+    r"^\C*?Exif\x00\x00II\*\x00\x08\x00\x00\x00\C{2}(?:\C{12}){0,60}?\x12\x01\x03\x00\x01\x00\x00\x00([\x01-\x08])\x00\C*$",
+    r"^\C*?Exif\x00\x00MM\x00\*\x00\x00\x00\x08\C{2}(?:\C{12}){0,60}?\x01\x12\x00\x03\x00\x00\x00\x01\x00([\x01-\x08])\C*$",
+)
+_HAS_EXIF = r"\C*Exif\x00\x00\C*"
+# A BMP of 8 bits a pixel (bytes 28 and 29): TensorFlow takes the numbers of its colours for shades of grey.
+_PALETTE_BMP = r"BM\C{26}\x08\x00\C*"
+_EXIF_BYTES = 1024  # the block stands at the start of the file
+_CHUNK = 1024  # paths handed to tf.data at a time, so that no list of all of them is ever made
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n decoded images."""
+
+    positions: np.ndarray  # int64 [n], into the list of paths that was asked for, increasing
+    images: tf.Tensor  # uint8 [n, height, width, 3]
+    fingerprints: np.ndarray  # uint64 [n], FarmHash Fingerprint64 of the file's bytes
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that could not be decoded."""
+
+    position: int  # into the list of paths that was asked for
+    reason: str
+    passing: bool  # the file could not be read now, which a later run should try again
+
+
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """A JPEG, PNG, GIF (first frame), BMP or WebP file's bytes (string scalar) to its upright pixels, uint8 [h, w, 3].
+
+    Transparency is dropped, 16 bits a channel become 8. Raises tf.errors.InvalidArgumentError for anything else.
+    """
+    image = tf.cond(
+        tf.strings.regex_full_match(encoded, _PALETTE_BMP),
+        lambda: _decode_palette_bmp(encoded),
+        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    )
+    image.set_shape([None, None, 3])
+    orientation = _orientation(encoded)
+    return tf.cond(orientation > 1, lambda: _upright(image, orientation), lambda: image)
+
+
+def resize(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """uint8 [h, w, 3] to uint8 [height, width, 3], bilinear, whatever the aspect ratio, as the tutorial does."""
+    resized = tf.image.resize(image, (height, width))
+    return tf.cast(tf.round(tf.ensure_shape(resized, (height, width, 3))), tf.uint8)
+
+
+def batches(
+    image_dir: str | os.PathLike, paths: Strings, image_size: tuple[int, int], batch_size: int, threads: int
+) -> Iterator[Batch | list[Unreadable]]:
+    """Decodes the images at `paths` in order: batches of `batch_size` (the last one smaller), ahead of need.
+
+    Before a batch come, as a list, the images that could not be decoded since the batch before.
+    """
+
+    def load(position: tf.Tensor, path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        encoded = tf.io.read_file(path)
+        return position, resize(decode(encoded), *image_size), _fingerprint(encoded)
+
+    dataset = (
+        _dataset(image_dir, paths)
+        .map(load, num_parallel_calls=threads)
+        # What fails is left out here and named below, by its gap in the positions.
+        .ignore_errors()
+        .batch(batch_size)
+        # One batch in the making and one ready: more would only take memory.
+        .prefetch(2)
+    )
+    expected = 0
+    for positions, images, fingerprints in dataset:
+        batch = Batch(positions.numpy(), images, fingerprints.numpy().view(np.uint64).reshape(-1))
+        end = int(batch.positions[-1]) + 1
+        gaps = np.setdiff1d(np.arange(expected, end), batch.positions, assume_unique=True)
+        if len(gaps):
+            yield [_why(image_dir, paths, position) for position in gaps.tolist()]
+        yield batch
+        expected = end
+    if expected < len(paths):
+        yield [_why(image_dir, paths, position) for position in range(expected, len(paths))]
+
+
+def fingerprints(image_dir: str | os.PathLike, paths: Strings, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    """The files' content: (int64 [M] positions of the readable ones among `paths`, uint64 [M] their fingerprints)."""
+    dataset = (
+        _dataset(image_dir, paths)
+        .map(lambda position, path: (position, _fingerprint(tf.io.read_file(path))), num_parallel_calls=threads)
+        .ignore_errors()
+        .batch(_CHUNK)
+    )
+    found = [(positions.numpy(), values.numpy().view(np.uint64).reshape(-1)) for positions, values in dataset]
+    positions, values = zip(*found, strict=True) if found else ((), ())
+    return np.concatenate([np.zeros(0, np.int64), *positions]), np.concatenate([np.zeros(0, np.uint64), *values])
+
+
+def _dataset(image_dir: str | os.PathLike, paths: Strings) -> tf.data.Dataset:
+    """(position int64, whole path string) of each path."""
+
+    def chunks() -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        for start in range(0, len(paths), _CHUNK):
+            positions = np.arange(start, min(start + _CHUNK, len(paths)))
+            yield positions, [root + path for path in paths.take(positions).encoded()]
+
+    root = os.fsencode(os.path.abspath(image_dir)) + b"/"
+    signature = (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string))
+    return tf.data.Dataset.from_generator(chunks, output_signature=signature).unbatch()
+
+
+def _fingerprint(encoded: tf.Tensor) -> tf.Tensor:
+    """uint8 [8]: farmhash64, little-endian."""
+    return tf.raw_ops.Fingerprint(data=encoded[tf.newaxis], method="farmhash64")[0]
+
+
+def _why(image_dir: str | os.PathLike, paths: Strings, position: int) -> Unreadable:
+    """Decodes a broken image once more, alone, where its error can be caught."""
+    path = os.path.join(image_dir, paths[position])
+    try:
+        with open(path, "rb") as file:
+            encoded = file.read()
+    except OSError as error:
+        return Unreadable(position, error.strerror or str(error), passing=True)
+    try:
+        decode(tf.constant(encoded))
+    except tf.errors.OpError as error:
+        return Unreadable(position, _reason(encoded, error.message), passing=False)
+    return Unreadable(position, "could not be read at first, but now", passing=True)
+
+
+def _reason(encoded: bytes, message: str) -> str:
+    if not encoded:
+        return "the file is empty"
+    kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP"}
+    kind = next((kind for magic, kind in kinds.items() if encoded.startswith(magic)), None)
+    if kind is None:
+        return "not a JPEG, PNG, GIF, BMP or WebP image"
+    detail = message.splitlines()[0].split("}} ")[-1].split(" [Op:")[0].rstrip(". ")
+    return f"broken or unsupported {kind} ({detail})"
+
+
+def _orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """The EXIF orientation of a JPEG, 1 to 8; 1 where there is none. int32 scalar."""
+    head = tf.strings.substr(encoded, 0, _EXIF_BYTES)
+
+    def search() -> tf.Tensor:
+        found = head
+        for pattern in _EXIF:
+            found = tf.strings.regex_replace(found, pattern, r"\1", replace_global=False)
+        # Where neither pattern matched, the head is still what it was: far longer than one byte.
+        is_one = tf.strings.length(found) == 1
+        return tf.where(is_one, tf.cast(tf.io.decode_raw(tf.where(is_one, found, b"\x01"), tf.uint8)[0], tf.int32), 1)
+
+    # The search takes as long as a tenth of decoding; most images on the web have no EXIF block.
+    is_jpeg = tf.strings.substr(encoded, 0, 2) == b"\xff\xd8"
+    return tf.cond(is_jpeg & tf.strings.regex_full_match(head, _HAS_EXIF), search, lambda: tf.constant(1))
+
+
+def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Undoes an EXIF orientation: 5 to 8 are 1 to 4 of the transposed image; 2 mirrors, 3 turns, 4 flips."""
+    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    turn = (orientation - 1) % 4
+    image = tf.cond((turn == 1) | (turn == 2), lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.cond(turn >= 2, lambda: tf.reverse(image, [0]), lambda: image)
+
+
+def _decode_palette_bmp(encoded: tf.Tensor) -> tf.Tensor:
+    """uint8 [h, w, 3]: the palette, of 4 bytes (blue, green, red, none) a colour, follows the header."""
+    compression = tf.io.decode_raw(tf.strings.substr(encoded, 30, 4), tf.int32)[0]
+    with tf.control_dependencies([tf.debugging.assert_equal(compression, 0, "compressed")]):
+        numbers = tf.io.decode_bmp(encoded, channels=0)[:, :, 0]
+    header = tf.io.decode_raw(tf.strings.substr(encoded, 14, 4), tf.int32)[0]
+    first_pixel = tf.io.decode_raw(tf.strings.substr(encoded, 10, 4), tf.int32)[0]
+    colours = tf.io.decode_raw(tf.strings.substr(encoded, 14 + header, first_pixel - 14 - header), tf.uint8)
+    palette = tf.reverse(tf.reshape(colours, (-1, 4))[:, :3], [1])
+    return tf.gather(palette, tf.cast(numbers, tf.int32))

@@ -1,0 +1,127 @@
+"""The labelled images of a folder: each folder of files is a class, named by its path below `image_dir`."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.columns import Strings
+from cache.errors import UserError
+
+NOT_A_FILE = -1  # a size that no file has
+
+
+@dataclass(frozen=True)
+class Images:
+    """N files below `image_dir`, in the order of a sorted walk. Whether they are images, only decoding tells."""
+
+    image_dir: Path
+    labels: list[str]  # class names, sorted
+    folders: list[str]  # the folder of each label, below image_dir
+    paths: Strings  # below image_dir
+    sizes: np.ndarray  # int64 [N], bytes
+    mtimes: np.ndarray  # int64 [N], nanoseconds since the epoch
+    label_ids: np.ndarray  # int32 [N], into labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def normalise(folder: str) -> str:
+    """The label of a class folder, as the tutorial makes it: lower case, other runs than a-z and 0-9 one space."""
+    return re.sub(r"[^a-z0-9]+", " ", folder.lower())
+
+
+def list_images(image_dir: str | os.PathLike) -> Images:
+    """Every file in the class folders of `image_dir`; hidden files and folders are passed over.
+
+    Raises UserError for a folder that is missing or cannot be listed, for fewer than two classes, for an empty
+    class folder, and for two folders whose labels fall together.
+    """
+    root = Path(image_dir).expanduser()
+    if not root.is_dir():
+        raise UserError(f"image_dir {root} is not a folder; give one that has a subfolder of images for each class")
+    folders: dict[str, str] = {}  # label -> folder
+    names: list[list[bytes]] = []
+    sizes, mtimes, counts, labels = [], [], [], []
+    for folder, files in _walk(root, "", ()):
+        if folder == "":
+            if files:
+                warnings.warn(f"{len(files)} files lie in {root} itself, in no class folder: left out", stacklevel=2)
+            continue
+        label = normalise(folder)
+        if not label.strip():
+            raise UserError(f"class folder {root / folder} has no letter a-z or digit in its name; rename it")
+        if label in folders:
+            raise UserError(
+                f"class folders {root / folders[label]} and {root / folder} both have the label {label!r}; "
+                "rename or merge them"
+            )
+        folders[label] = folder
+        labels.append(label)
+        counts.append(len(files))
+        names.append([os.fsencode(f"{folder}/{name}") for name, _, _ in files])
+        sizes.append(np.array([size for _, size, _ in files], np.int64))
+        mtimes.append(np.array([mtime for _, _, mtime in files], np.int64))
+    ordered = sorted(labels)
+    if not ordered:
+        raise UserError(f"image_dir {root} has no subfolder with images; make one for each class")
+    if len(ordered) == 1:
+        raise UserError(
+            f"image_dir {root} has only one class, {ordered[0]!r}; a classifier needs two or more subfolders"
+        )
+    rank = {label: i for i, label in enumerate(ordered)}
+    return Images(
+        image_dir=root,
+        labels=ordered,
+        folders=[folders[label] for label in ordered],
+        paths=Strings.concatenate([Strings.of_encoded(part) for part in names]),
+        sizes=np.concatenate(sizes),
+        mtimes=np.concatenate(mtimes),
+        label_ids=np.repeat(np.array([rank[label] for label in labels], np.int32), counts),
+    )
+
+
+def _walk(root: Path, folder: str, above: tuple) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
+    """(folder, [(file name, size, mtime)]) of `folder` if it has files, then of the folders in it, sorted."""
+    files, folders = [], []
+    try:
+        # A link to a folder above would be walked for ever.
+        here = os.stat(root / folder)
+        above = (*above, (here.st_dev, here.st_ino))
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    inside = entry.stat()
+                    if (inside.st_dev, inside.st_ino) not in above:
+                        folders.append(entry.name)
+                else:
+                    files.append((entry.name, *_size_and_mtime(entry)))
+    except OSError as error:
+        raise UserError(f"cannot list {root / folder}: {error.strerror}; change its permissions or move it") from None
+    if folder and not files and not folders:
+        raise UserError(f"class folder {root / folder} is empty; add images or delete it")
+    if files:
+        yield folder, sorted(files, key=lambda file: os.fsencode(file[0]))
+    for name in sorted(folders, key=os.fsencode):
+        yield from _walk(root, f"{folder}/{name}" if folder else name, above)
+
+
+def _size_and_mtime(entry: os.DirEntry) -> tuple[int, int]:
+    """A file's bytes and time of modification in nanoseconds; -1 bytes for what is no file (reading a pipe would
+    wait for ever)."""
+    try:
+        status = entry.stat()
+    except FileNotFoundError:  # a link to nothing: reading it says so
+        status = entry.stat(follow_symlinks=False)
+        return status.st_size, status.st_mtime_ns
+    return status.st_size if stat.S_ISREG(status.st_mode) else NOT_A_FILE, status.st_mtime_ns

@@ -1,0 +1,85 @@
+"""Where a module's bottlenecks lie in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache import store
+from cache.errors import CacheError, UserError
+from extract import backbone
+from extract.settings import Settings
+
+if TYPE_CHECKING:
+    from extract.backbone import Backbone
+
+
+def find(settings: Settings) -> Path | None:
+    """The folder of this module in the cache, told without loading the module; None where there is none.
+
+    Raises CacheError when `cache_dir` is itself another module's folder.
+    """
+    cache_dir, identity = Path(settings.cache_dir), _identity(settings)
+    found = next((d for d in store.directories(cache_dir) if store.module_of(d).identity == identity), None)
+    if found is None and store.directories(cache_dir) == [cache_dir]:
+        raise CacheError(
+            f"{cache_dir} holds bottlenecks of {store.module_of(cache_dir).module}, not of {settings.module}; "
+            "give another --cache_dir, or the folder above this one"
+        )
+    return found
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether the network lies beside its bottlenecks, so that the trainer can export a classifier."""
+    return (directory / store.BACKBONE / "saved_model.pb").exists()
+
+
+def prepare(settings: Settings, network: Backbone) -> tuple[store.Module, Path]:
+    """Makes the folder of `network` in the cache ready; returns what describes the network, and the folder.
+
+    Raises UserError when it cannot be written.
+    """
+    from extract import decode, serving
+
+    height, width = network.image_size
+    made_by = store.Module(
+        module=settings.module,
+        identity=_identity(settings),
+        fingerprint=_fingerprint(network, decode.PREPROCESSING),
+        image_height=height,
+        image_width=width,
+        preprocessing=decode.PREPROCESSING,
+        dimension=network.dimension,
+    )
+    cache_dir = Path(settings.cache_dir)
+    is_folder_of_one = store.directories(cache_dir) == [cache_dir]
+    name = f"{backbone.short_name(settings.module)}-{made_by.fingerprint}"
+    directory = cache_dir if is_folder_of_one else cache_dir / name
+    check_writable(directory)
+    if not is_complete(directory):
+        serving.save(network, directory / store.BACKBONE)
+    return made_by, directory
+
+
+def check_writable(directory: Path) -> None:
+    """Raises UserError where nothing can be written: before the network is loaded, not after minutes of work."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(directory, os.W_OK | os.X_OK) else "permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise UserError(f"cannot write the cache {directory}: {reason}; choose another --cache_dir")
+
+
+def _identity(settings: Settings) -> str:
+    size = "x".join(map(str, settings.image_size)) if settings.image_size else "its own size"
+    return f"{backbone.identity(settings.module)} at {size}"
+
+
+def _fingerprint(network: Backbone, preprocessing: str) -> str:
+    """What makes two bottlenecks comparable, in 16 hexadecimal digits."""
+    height, width = network.image_size
+    return hashlib.sha256(f"{network.weights_digest} {height}x{width} {preprocessing}".encode()).hexdigest()[:16]

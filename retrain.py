@@ -1,0 +1,145 @@
+"""The tutorial's own command: extracts bottlenecks and trains on them in one go, with the tutorial's flags.
+
+    python retrain.py --image_dir ~/flower_photos
+
+It is `python -m extract` followed by `python -m train`; either can go on from what this leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from cache import command
+from cache.errors import UserError
+
+INCEPTION = "inception_v3"
+VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
+# What the tutorial's script does with each training image, step after step.
+DISTORTIONS = ("flip_left_right", "random_crop", "random_scale", "random_brightness")
+
+
+def parser() -> command.Parser:
+    flags = command.Parser(prog="python retrain.py", description=__doc__)
+    add = flags.add_argument
+    add(
+        "--image_dir",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="folder with a subfolder of images for each class",
+    )
+    add(
+        "--tfhub_module",
+        default=None,
+        help=f"the network; takes what `python -m extract --module` takes (default: {INCEPTION} from TensorFlow Hub; "
+        "where that cannot be reached, the built-in efficientnet_lite0)",
+    )
+    add("--bottleneck_dir", default="/tmp/bottleneck", help="where the bottlenecks are kept")
+    add("--how_many_training_steps", type=command.positive, default=4000, help="batches to train on")
+    add("--learning_rate", type=command.positive_float, default=0.01, help="how far one step goes")
+    add("--train_batch_size", type=command.positive, default=100, help="images in a step")
+    add("--testing_percentage", type=command.percentage, default=10.0, help="share of the images that test")
+    add("--validation_percentage", type=command.percentage, default=10.0, help="share of the images that validate")
+    add("--validation_batch_size", type=command.batch_size, default=100, help="images in a validation; -1: all")
+    add("--test_batch_size", type=command.batch_size, default=-1, help="images in the final test; -1: all")
+    add("--eval_step_interval", type=command.positive, default=10, help="steps between two validations")
+    add("--print_misclassified_test_images", action="store_true", help="print path and predicted label of each")
+    add("--summaries_dir", type=Path, default=Path("/tmp/retrain_logs"), help="where TensorBoard finds the run")
+    add("--output_graph", type=Path, default=Path("/tmp/output_graph.pb"), help="gets the frozen graph")
+    add("--output_labels", type=Path, default=Path("/tmp/output_labels.txt"), help="gets the labels, one a line")
+    add("--final_tensor_name", default="final_result", help="name of the softmax output in the frozen graph")
+    add("--saved_model_dir", type=Path, default=None, help="gets a SavedModel (default: none is written)")
+    add("--checkpoint_path", type=Path, default=Path("/tmp/_retrain_checkpoint"), help="gets the layer's variables")
+    add("--intermediate_store_frequency", type=int, default=0, help="steps between two stored graphs; 0: none")
+    add("--intermediate_output_graphs_dir", default="/tmp/intermediate_graph/", help="where those go")
+    add("--flip_left_right", action="store_true", help="distortion: mirror half of the training images")
+    add("--random_crop", type=int, default=0, help="distortion: per cent of margin cropped off at random")
+    add("--random_scale", type=int, default=0, help="distortion: per cent of random enlargement")
+    add("--random_brightness", type=int, default=0, help="distortion: per cent that pixels are multiplied by")
+    add("--logging_verbosity", choices=VERBOSITIES, default="INFO", help="WARN and above: errors only")
+    return flags
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags = parser().parse_args(arguments)
+    _refuse_what_is_not_there(flags)
+    quiet = VERBOSITIES.index(flags.logging_verbosity) >= VERBOSITIES.index("WARN")
+    with contextlib.ExitStack() as stack:
+        if quiet:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        _retrain(flags)
+
+
+def _retrain(flags: argparse.Namespace) -> None:
+    from train import split
+
+    split.check_percentages(flags.testing_percentage, flags.validation_percentage)
+    directory = _extract(flags)
+    from train import run
+
+    result = run.fit(
+        run.TrainSettings(
+            cache_dir=directory,
+            output_dir=flags.output_graph.parent,
+            how_many_training_steps=flags.how_many_training_steps,
+            learning_rate=flags.learning_rate,
+            train_batch_size=flags.train_batch_size,
+            validation_batch_size=flags.validation_batch_size,
+            test_batch_size=flags.test_batch_size,
+            testing_percentage=flags.testing_percentage,
+            validation_percentage=flags.validation_percentage,
+            eval_step_interval=flags.eval_step_interval,
+            print_misclassified_test_images=flags.print_misclassified_test_images,
+            summaries_dir=flags.summaries_dir,
+        )
+    )
+    from train import export
+
+    export.write_frozen_graph(flags.output_graph, result.cache, result.head, flags.final_tensor_name)
+    export.write_labels(flags.output_labels, result.cache.labels)
+    export.write_checkpoint(flags.checkpoint_path, result.head)
+    if flags.saved_model_dir:
+        export.write_tutorial_saved_model(flags.saved_model_dir, result.cache, result.head)
+    print(f"graph: {flags.output_graph}, labels: {flags.output_labels}, TensorBoard: {flags.summaries_dir}")
+    print(run.final_line(result))
+
+
+def _extract(flags: argparse.Namespace) -> Path:
+    """Fills the cache; returns this network's folder in it."""
+    from extract.backbone import DEFAULT, UnreachableError
+    from extract.run import extract
+    from extract.settings import Settings
+
+    settings = Settings(flags.image_dir, flags.bottleneck_dir, flags.tfhub_module or INCEPTION)
+    try:
+        return extract(settings).directory
+    except UnreachableError:
+        # Somebody who chose a network wants that one or an error; somebody who typed the tutorial's command
+        # wants a classifier.
+        if flags.tfhub_module:
+            raise
+    print(
+        f"warning: {INCEPTION} cannot be downloaded, so the built-in {DEFAULT} takes its place; "
+        "--tfhub_module chooses a network",
+        file=sys.stderr,
+    )
+    return extract(Settings(flags.image_dir, flags.bottleneck_dir, DEFAULT)).directory
+
+
+def _refuse_what_is_not_there(flags: argparse.Namespace) -> None:
+    for name in DISTORTIONS:
+        if getattr(flags, name):
+            raise UserError(f"--{name} is not there yet: distortions come with a later version; leave it out")
+    if flags.intermediate_store_frequency:
+        raise UserError(
+            "--intermediate_store_frequency is not there yet: intermediate graphs come with a later version; "
+            "leave it out"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

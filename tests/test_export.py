@@ -1,0 +1,210 @@
+"""The exported classifiers: the same probabilities as from the cached bottlenecks, and loadable on their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import cache
+from cache import command
+from cache.errors import CacheError, UserError
+from tests import small_cache
+from tests.test_train import quick, softmax, tell, vectors_of
+from train import export, predict, run
+from train.stream import Images
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with `photos` and a result; the cache is gone, and the output directory was moved."""
+    root = tmp_path_factory.mktemp("export")
+    cache_dir = small_cache.make(root, dtypes=("f2", "f4"))
+    result = run.train(quick(cache_dir, root / "first"))
+    opened = cache.open(shutil.copytree(cache_dir, root / "kept"))
+    shutil.rmtree(cache_dir)
+    shutil.move(root / "first", root / "moved")
+    return root, opened, result
+
+
+@pytest.fixture(scope="module")
+def model(world):
+    return tf.saved_model.load(str(world[0] / "moved" / "saved_model"))
+
+
+def photos_of(world, count=None):
+    root, opened, _ = world
+    return [root / "photos" / path for path in list(opened.paths)[:count]]
+
+
+def inputs_of(world, paths):
+    """What the network sees of the photos: float32 [N, H, W, 3] in [0, 1]."""
+    backbone = tf.saved_model.load(str(world[1].backbone_dir))
+    return np.stack([backbone.decode(path.read_bytes()).numpy() for path in paths]).astype(np.float32) / 255
+
+
+def test_prediction_from_the_photo_agrees_with_evaluation_from_the_bottleneck(world, model):
+    _, opened, result = world
+    contents = tf.constant([path.read_bytes() for path in photos_of(world)])
+    found = model.signatures["serving_default"](image_bytes=contents)
+    vectors, _ = vectors_of(Images(opened, np.arange(len(opened))))
+    weights = result.head.weights.astype(float)
+    # Half of the cached vectors were rounded to float16, by at most 2^-11 of each component. A softmax moves no
+    # more than its scores do, and twice 2^-11 |x| |w| bounds how far two scores can move apart.
+    bound = 2 * 2**-11 * (np.abs(vectors) @ np.abs(weights)).max(axis=1, keepdims=True) + 1e-5
+    expected = softmax(vectors @ weights + result.head.biases)
+    assert (np.abs(found["probabilities"] - expected) <= bound).all()
+    # Where the two best are further apart than that, image by image the same label.
+    first, second = np.sort(expected, axis=1)[:, ::-1][:, :2].T
+    clear = first - second > 2 * bound[:, 0]
+    assert clear.mean() > 0.9
+    labels = np.array([label.decode() for label in found["label"].numpy()])
+    expected_labels = np.array(small_cache.LABELS)[expected.argmax(axis=1)]
+    np.testing.assert_array_equal(labels[clear], expected_labels[clear])
+
+
+def test_signatures_and_methods_agree(world, model):
+    paths = photos_of(world, 6)
+    contents = tf.constant([path.read_bytes() for path in paths])
+    from_bytes = model.signatures["serving_default"](image_bytes=contents)["probabilities"].numpy()
+    assert from_bytes.dtype == np.float32
+    np.testing.assert_allclose(from_bytes.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(model.classify(contents)["probabilities"], from_bytes)
+    for path, expected in zip(paths, from_bytes, strict=True):  # each has a size of its own
+        image = tf.constant(np.asarray(Image.open(path))[None])
+        found = model.signatures["images"](images=image)
+        np.testing.assert_allclose(found["probabilities"][0], expected, atol=1e-6)
+        assert found["label"][0].numpy().decode() == small_cache.LABELS[expected.argmax()]
+        np.testing.assert_array_equal(model.classify_images(image)["probabilities"], found["probabilities"])
+
+
+def test_the_tutorials_forms_give_the_same_probabilities(world, model, tmp_path):
+    _, opened, result = world
+    paths = photos_of(world, 5)
+    inputs = inputs_of(world, paths)
+    expected = model.classify([path.read_bytes() for path in paths])["probabilities"].numpy()
+
+    export.write_frozen_graph(tmp_path / "new" / "graph.pb", opened, result.head, "final_result")
+    graph_def = tf.compat.v1.GraphDef.FromString((tmp_path / "new" / "graph.pb").read_bytes())
+    assert not graph_def.library.function
+    assert not {node.op for node in graph_def.node} & {
+        "VarHandleOp",
+        "Variable",
+        "VariableV2",
+        "ReadVariableOp",
+    }
+    assert [node.name for node in graph_def.node if node.op == "Placeholder"] == ["Placeholder"]
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        assert graph.get_tensor_by_name("Placeholder:0").shape.as_list() == [None, 8, 6, 3]
+        with tf.compat.v1.Session(graph=graph) as session:
+            found = session.run("final_result:0", {"Placeholder:0": inputs})
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    export.write_tutorial_saved_model(tmp_path / "tutorial", opened, result.head)
+    signature = tf.saved_model.load(str(tmp_path / "tutorial")).signatures["serving_default"]
+    np.testing.assert_allclose(signature(image=tf.constant(inputs))["prediction"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Placeholder_of_mine", "softmax/final", "Softmax", "MatMul"])
+def test_the_output_of_the_frozen_graph_has_the_name_that_was_asked_for(world, tmp_path, name):
+    _, opened, result = world
+    export.write_frozen_graph(tmp_path / "graph.pb", opened, result.head, name)
+    graph_def = tf.compat.v1.GraphDef.FromString((tmp_path / "graph.pb").read_bytes())
+    (output,) = {node.name for node in graph_def.node} - {
+        i.split(":")[0] for node in graph_def.node for i in node.input
+    }
+    assert output == name
+
+
+def test_a_name_that_is_none_is_refused(world, tmp_path):
+    _, opened, result = world
+    with pytest.raises(UserError, match="--final_tensor_name 'final result'"):
+        export.write_frozen_graph(tmp_path / "graph.pb", opened, result.head, "final result")
+
+
+def test_an_export_replaces_the_last_one_whole(world, tmp_path):
+    _, opened, result = world
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "old").write_text("")
+    export.write_saved_model(tmp_path / "saved_model", opened, result.head)
+    assert os.listdir(tmp_path) == ["saved_model"]
+    assert not (tmp_path / "saved_model" / "old").exists()
+    broken = cache.open(shutil.copytree(opened.directory.parent, tmp_path / "broken"))
+    (broken.backbone_dir / "saved_model.pb").write_bytes(b"no protocol buffer")
+    with pytest.raises(CacheError, match="cannot load the backbone"):
+        export.write_saved_model(tmp_path / "saved_model", broken, result.head)
+    assert (tmp_path / "saved_model" / "saved_model.pb").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(world, tmp_path):
+    _, opened, result = world
+    (tmp_path / "file").write_text("")
+    for write in (
+        lambda: export.write_saved_model(tmp_path / "file" / "model", opened, result.head),
+        lambda: export.write_tutorial_saved_model(tmp_path / "file" / "model", opened, result.head),
+        lambda: export.write_frozen_graph(tmp_path / "file" / "graph.pb", opened, result.head, "final_result"),
+        lambda: export.write_labels(tmp_path / "file" / "labels.txt", opened.labels),
+    ):
+        with pytest.raises(UserError, match=f"cannot write {tmp_path}/file/"):
+            write()
+
+
+# --- python -m train.predict ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", ["", "saved_model"])
+def test_predict_prints_the_labels_with_their_probabilities(world, model, capsys, inside):
+    root, _, _ = world
+    paths = photos_of(world)[::60]
+    assert command.run(predict.main, ["--model", str(root / "moved" / inside), "--top_k", "2", *map(str, paths)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    expected = model.classify([path.read_bytes() for path in paths])["probabilities"].numpy()
+    for path, probabilities in zip(paths, expected, strict=True):
+        assert lines.pop(0) == str(path)
+        for label_id in (-probabilities).argsort()[:2]:
+            label, share = lines.pop(0).rsplit(maxsplit=1)
+            assert label.strip() == small_cache.LABELS[label_id]
+            assert float(share.rstrip("%")) == pytest.approx(100 * probabilities[label_id], abs=0.051)
+    assert lines == []
+
+
+def test_a_broken_or_missing_image_costs_only_itself(world, tmp_path, capsys):
+    root, _, _ = world
+    good = str(photos_of(world)[0])
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n no image")
+    arguments = [str(tmp_path / "missing.jpg"), str(tmp_path), str(tmp_path / "broken.png"), good]
+    assert command.run(predict.main, ["--model", str(root / "moved"), *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out.splitlines()[0] == good
+    assert len(told.out.splitlines()) == 1 + 3
+    lines = told.err.splitlines()
+    assert [line.split(": ")[1] for line in lines[:3]] == arguments[:3]
+    assert lines[3] == "error: 3 of 4 images could not be labelled"
+
+
+def test_predict_checks_the_model_and_the_paths_before_tensorflow(world, tmp_path):
+    assert "no model at" in tell("train.predict", "--model", tmp_path / "none", "photo.jpg")
+    assert "is no model" in tell("train.predict", "--model", tmp_path, "photo.jpg")
+    assert "--top_k" in tell("train.predict", "--model", world[0] / "moved", "--top_k", "0", "photo.jpg")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-X",
+            "importtime",
+            "-m",
+            "train.predict",
+            "--model",
+            world[0] / "moved",
+            tmp_path / "none.jpg",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "none.jpg: No such file" in done.stderr
+    assert not any(line.split("|")[-1].strip() == "tensorflow" for line in done.stderr.splitlines())

@@ -1,0 +1,494 @@
+"""Training on a small real cache: the solver, the draws, the evaluation, the command and what it leaves behind."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cache import command, store
+from cache.columns import Strings
+from cache.errors import CacheError, UserError
+from tests import small_cache
+from train import evaluate, head, report, run, solvers, split, stream
+from train.__main__ import main
+from train.stream import Images
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    return small_cache.make(tmp_path_factory.mktemp("small"), dtypes=("f2", "f4"))
+
+
+@pytest.fixture(scope="module")
+def opened(cache_dir):
+    return run.bottlenecks.open(cache_dir)
+
+
+@pytest.fixture(scope="module")
+def trained(cache_dir, tmp_path_factory):
+    return run.train(quick(cache_dir, tmp_path_factory.mktemp("trained") / "out"))
+
+
+def quick(cache_dir, output_dir, **settings):
+    """Settings of a run that takes a moment."""
+    values = {"how_many_training_steps": 205, "learning_rate": 0.1, "train_batch_size": 20, **settings}
+    return run.TrainSettings(cache_dir, output_dir, **values)
+
+
+def softmax(scores):
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def vectors_of(images):
+    """Bottlenecks [n, D] and label ids [n], straight from the shards, one row at a time."""
+    cache, index = images.cache, images.cache.index
+    rows = [cache.shards[index.shard_ids[r]].rows.bottlenecks[index.shard_rows[r]] for r in images.rows]
+    return np.array(rows, np.float64), index.label_ids[images.rows]
+
+
+# --- the draws ------------------------------------------------------------------------------------------------
+
+
+def test_draws_are_balanced_over_classes_and_images(tmp_path):
+    counts = (60, 12, 3)
+    opened = small_cache.open_with(tmp_path, counts=counts)
+    images = Images(opened, np.arange(len(opened)))
+    rows, _, _ = images.by_class
+    drawn = np.bincount(rows[stream.draw(images, np.random.default_rng(1), 30_000)], minlength=len(opened))
+    per_class = np.bincount(opened.label_ids, weights=drawn)
+    # Binomial counts: within five standard deviations, for the 3 classes and each of the 75 images.
+    for expected, found in [(1 / 3, per_class), (1 / 3 / np.repeat(counts, counts), drawn)]:
+        sigma = np.sqrt(30_000 * expected * (1 - expected))
+        assert (np.abs(found - 30_000 * expected) < 5 * sigma).all()
+
+
+def test_only_images_of_the_set_are_drawn_and_empty_classes_are_not(opened):
+    images = Images(opened, np.array([3, 5, 120]))  # none of the middle class
+    rows, _, _ = images.by_class
+    assert set(rows[stream.draw(images, np.random.default_rng(0), (50, 4))].ravel()) == {3, 5, 120}
+
+
+@pytest.mark.parametrize("resident_bytes", [0, 1 << 30])
+def test_blocks_hold_the_bottlenecks_of_the_drawn_images(opened, monkeypatch, resident_bytes):
+    monkeypatch.setattr(stream, "RESIDENT_BYTES", resident_bytes)
+    images = Images(opened, np.arange(1, len(opened), 2))
+    rows, _, _ = images.by_class
+    generator = np.random.default_rng(8)
+    for length, block in zip((3, 3, 1), stream.draws(images, np.random.default_rng(8), 5, (3, 3, 1)), strict=True):
+        drawn = rows[stream.draw(images, generator, (length, 5))]
+        expected, label_ids = vectors_of(Images(opened, drawn.ravel()))
+        assert block.places.shape == block.label_ids.shape == (length, 5)
+        np.testing.assert_array_equal(block.bottlenecks.numpy()[block.places].reshape(-1, 16), expected)
+        np.testing.assert_array_equal(block.label_ids.ravel(), label_ids)
+
+
+def test_sequential_blocks_are_bounded_and_hold_each_image_once(opened, monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 7 * small_cache.DIMENSION * 4)
+    images = Images(opened, np.arange(0, 100, 3))
+    blocks = list(stream.sequential(images))
+    assert [len(label_ids) for _, label_ids in blocks] == [7, 7, 7, 7, 6]
+    expected, label_ids = vectors_of(images)
+    np.testing.assert_array_equal(np.concatenate([bottlenecks for bottlenecks, _ in blocks]), expected)
+    np.testing.assert_array_equal(np.concatenate([ids for _, ids in blocks]), label_ids)
+
+
+def test_an_error_while_gathering_ahead_reaches_the_caller(opened):
+    broken = Images(opened, np.array([0, 10**6]))  # a row that the index does not have
+    with pytest.raises(IndexError):
+        list(stream.draws(broken, np.random.default_rng(0), 4, [1, 1]))
+
+
+# --- the head and its solver ----------------------------------------------------------------------------------
+
+
+def test_the_head_starts_as_the_tutorials():
+    start = head.initial(300, 40, np.random.default_rng(0))
+    assert start.weights.dtype == start.biases.dtype == np.float32
+    assert not start.biases.any()
+    assert np.abs(start.weights).max() <= 0.002
+    # A normal cut off at two standard deviations keeps a standard deviation of 0.8796 of them.
+    assert start.weights.std() == pytest.approx(0.0008796, rel=0.02)
+    assert abs(start.weights.mean()) < 5 * 0.00088 / np.sqrt(start.weights.size)
+
+
+def test_the_gradient_is_that_of_the_loss():
+    generator = np.random.default_rng(2)
+    weights, biases = (tf.constant(generator.normal(size=shape), tf.float32) for shape in ((6, 4), (4,)))
+    bottlenecks = tf.constant(generator.normal(size=(9, 6)), tf.float32)
+    label_ids = tf.constant(generator.integers(4, size=9), tf.int32)
+    with tf.GradientTape() as tape:
+        tape.watch([weights, biases])
+        scores = tf.matmul(bottlenecks, weights) + biases
+        picked = tf.gather(tf.nn.log_softmax(scores), label_ids, batch_dims=1)
+        mean = -tf.reduce_mean(picked)
+    for expected, found in zip(
+        tape.gradient(mean, [weights, biases]),
+        head.gradient(weights, biases, bottlenecks, label_ids),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(head.loss(scores, label_ids)[0], -picked, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("block_bytes", [stream.BLOCK_BYTES, 3 * 20 * small_cache.DIMENSION * 4])
+def test_the_solver_takes_the_steps_of_a_slow_reference(opened, monkeypatch, block_bytes):
+    """Interval 8 in 30 steps: blocks of 8 and a last of 6, or where only 3 batches fit, of 3, 3 and 2."""
+    monkeypatch.setattr(stream, "BLOCK_BYTES", block_bytes)
+    lengths = [8, 8, 8, 6] if block_bytes == 32 << 20 else [3, 3, 2] * 3 + [3, 3]
+    images = Images(opened, np.arange(len(opened)))
+    start = head.initial(small_cache.DIMENSION, 3, np.random.default_rng(0))
+    weights, biases, expected, step = start.weights.astype(float), start.biases.astype(float), {}, 0
+    for block in stream.draws(images, np.random.default_rng(4), 20, lengths):
+        for places, label_ids in zip(block.places, block.label_ids, strict=True):
+            x, one_hot = block.bottlenecks.numpy()[places].astype(float), np.eye(3)[label_ids]
+            error = (softmax(x @ weights + biases) - one_hot) / 20
+            weights, biases, step = weights - 0.1 * x.T @ error, biases - 0.1 * error.sum(axis=0), step + 1
+            after = softmax(x @ weights + biases)
+            cross_entropy = -np.log((after * one_hot).sum(axis=1)).mean()
+            expected[step] = weights, biases, (after.argmax(axis=1) == label_ids).mean(), cross_entropy
+
+    found = list(
+        solvers.sgd(start, images, np.random.default_rng(4), steps=30, batch_size=20, learning_rate=0.1, interval=8)
+    )
+    assert [progress.step for progress in found] == [8, 16, 24, 30]
+    for progress in found:
+        weights, biases, accuracy, cross_entropy = expected[progress.step]
+        np.testing.assert_allclose(progress.head.weights, weights, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(progress.head.biases, biases, rtol=1e-4, atol=1e-6)
+        assert progress.accuracy == pytest.approx(accuracy)
+        assert progress.cross_entropy == pytest.approx(cross_entropy, rel=1e-4)
+
+
+def test_a_learning_rate_that_diverges_is_named(cache_dir, tmp_path):
+    with pytest.raises(UserError, match=r"--learning_rate.*1e\+38"):
+        run.fit(quick(cache_dir, tmp_path, learning_rate=1e38))
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_bytes", [stream.BLOCK_BYTES, 1000])
+def test_evaluation_agrees_with_numpy(opened, monkeypatch, block_bytes):
+    monkeypatch.setattr(stream, "BLOCK_BYTES", block_bytes)
+    generator = np.random.default_rng(6)
+    images = Images(opened, generator.permutation(len(opened))[:111])
+    x, label_ids = vectors_of(images)
+    weights = generator.normal(size=(small_cache.DIMENSION, 3)).astype(np.float32)
+    random_head = head.Head(weights, -(x.mean(axis=0) @ weights).astype(np.float32))  # so that no class wins always
+    probabilities = softmax(x @ random_head.weights + random_head.biases)
+    predicted = probabilities.argmax(axis=1)
+    found = evaluate.evaluate(random_head, images)
+
+    wrong = np.flatnonzero(predicted != label_ids)
+    assert 0 < len(wrong) < 111, "a test of mistakes needs some"
+    assert set(predicted) == {0, 1, 2}
+    assert found.count == 111
+    assert found.accuracy == pytest.approx(1 - len(wrong) / 111)
+    assert found.cross_entropy == pytest.approx(-np.log(probabilities[range(111), label_ids]).mean(), rel=1e-4)
+    for truth in range(3):
+        for taken in range(3):
+            assert found.confusion[truth, taken] == sum((label_ids == truth) & (predicted == taken))
+        assert found.recall[truth] == pytest.approx((predicted[label_ids == truth] == truth).mean())
+        assert found.precision[truth] == pytest.approx((label_ids[predicted == truth] == truth).mean())
+    np.testing.assert_array_equal(found.mistakes, images.rows[wrong])
+    np.testing.assert_array_equal(found.predicted, predicted[wrong])
+    np.testing.assert_allclose(found.probabilities, probabilities[wrong].max(axis=1), rtol=1e-4)
+
+
+def test_a_class_without_images_has_no_recall(opened):
+    found = evaluate.evaluate(
+        head.Head(np.zeros((16, 3), np.float32), np.float32([1, 0, 0])), Images(opened, np.arange(10))
+    )
+    assert found.recall[0] == found.precision[0] == 1
+    assert np.isnan(found.recall[1:]).all()
+    assert np.isnan(found.precision[1:]).all()
+
+
+def test_an_empty_set_cannot_be_evaluated(opened):
+    empty = head.Head(np.zeros((16, 3), np.float32), np.zeros(3, np.float32))
+    assert evaluate.evaluate(empty, Images(opened, np.arange(0))) is None
+
+
+# --- a whole run ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_learns_and_tells_so(cache_dir, tmp_path, capsys):
+    arguments = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out")]
+    assert command.run(main, [*arguments, "--how_many_training_steps", "300", "--learning_rate", "0.1"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] > 0.8
+    accuracy, count = re.fullmatch(r"Final test accuracy = (\d+\.\d)% \(N=(\d+)\)", out[-1]).groups()
+    assert int(count) == metrics["test"]["count"] == metrics["images"]["test"] == np.sum(metrics["test"]["confusion"])
+    assert float(accuracy) == round(100 * metrics["test"]["accuracy"], 1)
+    assert out[-2].endswith(f"python -m train.predict --model {tmp_path / 'out'} photo.jpg")
+    assert sum(line.startswith("Step ") for line in out) == 10
+    assert sum(metrics["images"].values()) == 150
+    assert (tmp_path / "out" / "labels.txt").read_text().splitlines() == small_cache.LABELS == metrics["labels"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "saved_model",
+        "labels.txt",
+        "metrics.json",
+        "report.html",
+        "logs",
+    }
+
+
+def test_a_seed_repeats_a_run_and_another_does_not(trained, cache_dir, tmp_path):
+    again = run.fit(quick(cache_dir, tmp_path / "again"))
+    np.testing.assert_array_equal(again.head.weights, trained.head.weights)
+    assert again.curve == trained.curve
+    other = run.fit(quick(cache_dir, tmp_path / "other", seed=1))
+    assert not np.array_equal(other.head.weights, trained.head.weights)
+
+
+def test_float16_and_float32_shards_train_together(opened, trained):
+    assert {s.rows.bottlenecks.dtype.name for s in opened.shards} == {"float16", "float32"}
+    assert trained.head.weights.dtype == trained.head.biases.dtype == np.float32
+
+
+def test_a_cache_of_float16_alone_trains(tmp_path):
+    cache_dir = small_cache.make(tmp_path, dtypes=("f2",))
+    result = run.fit(quick(cache_dir, tmp_path / "out"))
+    assert result.cache.dtype == np.float16
+    assert result.head.weights.dtype == np.float32
+    assert result.test.accuracy > 0.8
+
+
+def test_evaluation_points_follow_the_interval(cache_dir, tmp_path):
+    result = run.fit(quick(cache_dir, tmp_path, how_many_training_steps=25, eval_step_interval=7))
+    assert [point.step for point in result.curve] == [7, 14, 21, 25]
+
+
+def test_validation_and_test_sizes(cache_dir, tmp_path, trained, monkeypatch):
+    _, validation, test = trained.counts
+    sizes = []
+    evaluation = evaluate.evaluate
+    monkeypatch.setattr(evaluate, "evaluate", lambda h, images: sizes.append(len(images)) or evaluation(h, images))
+    steps = {"how_many_training_steps": 10}
+    run.fit(quick(cache_dir, tmp_path, validation_batch_size=33, test_batch_size=4, **steps))
+    run.fit(quick(cache_dir, tmp_path, validation_batch_size=-1, test_batch_size=10**6, **steps))
+    assert sizes == [33, validation, 4, validation, validation, test]
+
+
+def test_empty_validation_and_test_sets(cache_dir, tmp_path, capsys):
+    result = run.train(quick(cache_dir, tmp_path, testing_percentage=0.0, validation_percentage=0.0))
+    told = capsys.readouterr()
+    assert result.counts == (150, 0, 0)
+    assert result.test is None
+    assert "no image fell into the validation set" in told.err
+    assert told.out.splitlines()[-1].startswith("Final test accuracy cannot be told: no image fell into the test set")
+    assert "Validation accuracy = unknown (N=0)" in told.out
+    assert json.loads((tmp_path / "metrics.json").read_text())["test"] is None
+    assert "No test images" in (tmp_path / "report.html").read_text()
+
+
+def test_misclassified_images_are_printed(tmp_path, capsys):
+    cache_dir = small_cache.make(tmp_path, noise=90)
+    result = run.fit(quick(cache_dir, tmp_path / "out", print_misclassified_test_images=True, testing_percentage=40.0))
+    lines = capsys.readouterr().out.partition("Misclassified test images:\n")[2].splitlines()
+    mistakes = list(zip(result.test.mistakes, result.test.predicted, strict=True))
+    assert mistakes, "a test of mistakes needs some"
+    assert lines == [f"{result.cache.paths[row]}  {small_cache.LABELS[label]}" for row, label in mistakes]
+
+
+# --- TensorBoard ----------------------------------------------------------------------------------------------
+
+
+def events_in(folder):
+    """(tag, step, value) of each summary in the one event file of `folder`."""
+    (path,) = folder.glob("events.out.tfevents.*")
+    events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+    return [(v.tag, event.step, tf.make_ndarray(v.tensor), v.metadata) for event in events for v in event.summary.value]
+
+
+def test_summaries_hold_the_learning_curves(trained):
+    steps = [*range(10, 201, 10), 205]
+    for name in ("train", "validation"):
+        events = events_in(trained.settings.logs_dir / name)
+        for tag in ("accuracy", "cross_entropy"):
+            found = [(step, float(value)) for t, step, value, _ in events if t == tag]
+            expected = [getattr(point, f"{name}_{tag}") for point in trained.curve]
+            assert [step for step, _ in found] == steps
+            np.testing.assert_allclose([value for _, value in found], expected, rtol=1e-6)
+        assert {m.plugin_data.plugin_name for t, *_, m in events if t == "accuracy"} == {"scalars"}
+    histograms = [(t, step, v, m) for t, step, v, m in events_in(trained.settings.logs_dir / "train") if v.ndim]
+    assert {tag for tag, *_ in histograms} == {"weights", "biases"}
+    assert len(histograms) == 2 * 20
+    tag, step, buckets, metadata = histograms[-2]
+    assert (tag, step, metadata.plugin_data.plugin_name) == ("weights", 205, "histograms")
+    assert buckets[:, 2].sum() == trained.head.weights.size
+    assert buckets[0, 0] == trained.head.weights.min()
+    assert buckets[-1, 1] == trained.head.weights.max()
+
+
+def test_a_new_run_does_not_mix_its_curve_with_the_last_ones(cache_dir, tmp_path):
+    settings = quick(cache_dir, tmp_path, summaries_dir=tmp_path / "curves", how_many_training_steps=20)
+    run.fit(settings)
+    (tmp_path / "curves" / "train" / "notes.txt").write_text("mine")
+    run.fit(settings)
+    assert [step for tag, step, *_ in events_in(tmp_path / "curves" / "train") if tag == "accuracy"] == [
+        10,
+        20,
+    ]
+    assert (tmp_path / "curves" / "train" / "notes.txt").read_text() == "mine"
+
+
+# --- the report -----------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects the text and the tags."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta",):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += [data.strip()] if data.strip() else []
+
+
+def test_the_report_has_the_numbers(trained):
+    page = Page((trained.settings.output_dir / "report.html").read_text())
+    assert f"Final test accuracy {trained.test.accuracy:.1%}" in page.text
+    for label in small_cache.LABELS:
+        assert page.text.count(label) >= 3  # a row and a column of the matrix, a row of the classes
+    for count in trained.test.confusion.ravel():
+        assert not count or f"{count}" in page.text
+    for row in trained.test.mistakes:
+        assert trained.cache.paths[row] in page.text
+    lines = [attributes["points"].split() for tag, attributes in page.tags if tag == "polyline"]
+    assert [len(line) for line in lines] == [len(trained.curve)] * 4
+    assert "0.1" in page.text[page.text.index("learning_rate") + 1]
+
+
+def test_the_report_needs_nothing_from_elsewhere_and_escapes(trained):
+    nasty = "<script>alert('&')</script>"
+    index = trained.cache.index
+    paths = Strings.of([f"{nasty}/{i}" for i in range(len(index.paths))])
+    index = replace(index, labels=[nasty, *index.labels[1:]], paths=paths)
+    sure = {
+        "mistakes": np.array([0]),
+        "predicted": np.array([1], np.int32),
+        "probabilities": np.float32([0.75]),
+    }
+    result = replace(trained, cache=replace(trained.cache, index=index), test=replace(trained.test, **sure))
+    page = Page(report.html(result))
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe"}
+    assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
+    assert f"{nasty}/0" in page.text  # the image of the mistake, whole and as text
+    assert "75.0%" in page.text
+
+
+def test_the_report_of_many_classes_lists_the_commonest_confusions(trained):
+    labels = [f"class {i:02}" for i in range(40)]
+    confusion = np.eye(40, dtype=np.int64) * 50
+    confusion[7, 31], confusion[12, 3] = 11, 23
+    none = {
+        "mistakes": np.zeros(0, np.int64),
+        "predicted": np.zeros(0, np.int32),
+        "probabilities": np.zeros(0, "f4"),
+    }
+    test = evaluate.Evaluation(int(confusion.sum()), 0.1, confusion, **none)
+    cache = replace(trained.cache, index=replace(trained.cache.index, labels=labels))
+    text = Page(report.html(replace(trained, cache=cache, test=test))).text
+    start = text.index("taken for")
+    assert text[start + 2 : start + 8] == ["class 12", "class 03", "23", "class 07", "class 31", "11"]
+
+
+# --- errors ---------------------------------------------------------------------------------------------------
+
+TELLING = """
+import sys
+from cache import command
+from {module} import main
+status = command.run(main, sys.argv[1:])
+print("tensorflow" in sys.modules)
+sys.exit(status)
+"""
+
+
+def tell(module, *arguments):
+    """The one line on standard error of a command that must fail before TensorFlow is imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", TELLING.format(module=module), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train_batch_size", "0"], "--train_batch_size: '0' is not a whole number of 1 or more"),
+        (["--validation_batch_size", "0"], "or -1 for all"),
+        (["--learning_rate", "-1"], "a number above 0"),
+        (["--how_many_training_steps", "many"], "'many'"),
+        (["--seed", "-1"], "--seed: '-1' is not a whole number of 0 or more"),
+        (["--testing_percentage", "60", "--validation_percentage", "50"], "their sum must be below 100"),
+        (["--testing_percentage", "101"], "a number from 0 to 100"),
+        (["--nonsense", "1"], "-h"),
+        (["--module", "another"], "holds no bottlenecks of another"),
+    ],
+)
+def test_flag_errors_are_one_line_and_need_no_tensorflow(cache_dir, tmp_path, flags, message):
+    assert message in tell("train.__main__", "--cache_dir", cache_dir, "--output_dir", tmp_path / "out", *flags)
+
+
+def test_errors_of_folders_are_one_line_and_need_no_tensorflow(cache_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    output = ["--output_dir", tmp_path / "out"]
+    assert "no cache at" in tell("train.__main__", "--cache_dir", tmp_path / "none", *output)
+    assert "holds no bottlenecks" in tell("train.__main__", "--cache_dir", tmp_path / "empty", *output)
+    line = tell("train.__main__", "--cache_dir", cache_dir, "--output_dir", tmp_path / "file" / "out")
+    assert line.startswith(f"error: cannot write {tmp_path / 'file' / 'out'}: ")
+    assert "--output_dir" in line
+
+
+def test_a_class_without_training_images_is_named(tmp_path):
+    cache_dir = small_cache.make(tmp_path, counts=(50, 50, 1))
+    only = "red things/000.png"
+    share = next(p for p in range(100) if split.assign([only], p, 0) == split.TEST)
+    with pytest.raises(UserError, match="'red things' has no training image"):
+        run.fit(quick(cache_dir, tmp_path / "out", testing_percentage=float(share), validation_percentage=0.0))
+
+
+def test_a_cache_without_its_backbone_is_refused_before_training(tmp_path):
+    cache_dir = small_cache.make(tmp_path)
+    (folder,) = store.directories(cache_dir)
+    (folder / "backbone" / "saved_model.pb").unlink()
+    with pytest.raises(CacheError, match="holds no SavedModel"):
+        run.fit(quick(cache_dir, tmp_path / "out"))
+
+
+def test_help_teaches_without_numpy():
+    script = "import sys; from train.__main__ import parser; print(parser().format_help(), 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
+    assert "--eval_step_interval" in done.stdout

@@ -1,0 +1,183 @@
+"""The classifier in the forms that others load: a SavedModel, and the tutorial's two.
+
+All of them carry the backbone and its preprocessing out of the cache, so that serving does what training saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from cache.errors import CacheError, UserError
+from cache.store import Cache
+from train.head import Head
+
+LABELS_ASSET = Path("assets.extra", "labels.txt")  # below a SavedModel: where TensorFlow has others put their files
+
+
+class Classifier(tf.Module):
+    """Photos to probabilities: the backbone with its preprocessing, then the softmax layer."""
+
+    def __init__(self, cache: Cache, head: Head):
+        super().__init__()
+        self.backbone = load_backbone(cache)
+        self._head, self._image = head, tf.TensorSpec(_image_shape(cache), tf.uint8)
+        self._labels = [os.fsencode(label) for label in cache.labels]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Encoded images, string [N] -> `probabilities` float32 [N, C] and the top-1 `label` string [N]."""
+        return self._outputs(tf.map_fn(self.backbone.decode, image_bytes, fn_output_signature=self._image))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    def classify_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Decoded images of any size, RGB, uint8 [N, h, w, 3] -> the same."""
+        return self._outputs(tf.map_fn(self.backbone.resize, images, fn_output_signature=self._image))
+
+    def _outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = _probabilities(self.backbone, self._head, tf.cast(images, tf.float32) / 255)
+        return {
+            "probabilities": probabilities,
+            "label": tf.gather(self._labels, tf.argmax(probabilities, axis=1)),
+        }
+
+
+def write_saved_model(folder: Path, cache: Cache, head: Head) -> None:
+    """The whole classifier as the SavedModel `folder`, which appears whole or not at all.
+
+    Signatures: `serving_default` takes `image_bytes` string [N], encoded images of any format that the extraction
+    reads; `images` takes `images` uint8 [N, h, w, 3]. Both return `probabilities` float32 [N, C] and `label`
+    string [N]. The loaded object has the same as methods, `classify` and `classify_images`.
+    Raises UserError where it cannot be written.
+    """
+    model = Classifier(cache, head)
+    signatures = {"serving_default": model.classify, "images": model.classify_images}
+    with _replacing(folder) as temporary:
+        tf.saved_model.save(model, str(temporary), signatures=signatures)
+        (temporary / LABELS_ASSET).parent.mkdir()
+        write_labels(temporary / LABELS_ASSET, cache.labels)
+
+
+def write_labels(path: Path, labels: Sequence[str]) -> None:
+    """One label per line, in the order of the outputs."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(os.fsencode(label) + b"\n" for label in labels))
+
+
+def write_frozen_graph(path: Path, cache: Cache, head: Head, final_tensor_name: str) -> None:
+    """The tutorial's --output_graph: a frozen GraphDef, without preprocessing, variables or functions.
+
+    Its placeholder `Placeholder` takes float32 [N, H, W, 3] in [0, 1], and `final_tensor_name` holds the
+    probabilities, float32 [N, C]. Raises UserError for a name that is none, or where it cannot be written.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*", final_tensor_name):
+        raise UserError(f"--final_tensor_name {final_tensor_name!r} is no tensor name; use letters, digits, _ . / -")
+    backbone = load_backbone(cache)
+
+    @tf.function(input_signature=[_batch_spec(cache, "Placeholder")], autograph=False)
+    def classify(images: tf.Tensor) -> tf.Tensor:
+        return _probabilities(backbone, head, images)
+
+    frozen = convert_variables_to_constants_v2(classify.get_concrete_function(), aggressive_inlining=True)
+    with tf.Graph().as_default() as graph:
+        # Imported beneath a scope of its own, no operation of the backbone can hold the name that was asked for.
+        placeholder = tf.compat.v1.placeholder(tf.float32, frozen.inputs[0].shape, "Placeholder")
+        (probabilities,) = tf.import_graph_def(
+            frozen.graph.as_graph_def(),
+            {frozen.inputs[0].name: placeholder},
+            [frozen.outputs[0].name],
+            "network",
+        )
+        tf.identity(probabilities, name=final_tensor_name)
+    graph_def = graph.as_graph_def()
+    replaced = f"network/{frozen.inputs[0].op.name}"  # its own placeholder, which nothing reads any more
+    graph_def.node.remove(next(node for node in graph_def.node if node.name == replaced))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(graph_def.SerializeToString())
+
+
+def write_tutorial_saved_model(folder: Path, cache: Cache, head: Head) -> None:
+    """The tutorial's --saved_model_dir: `serving_default` takes `image` float32 [N, H, W, 3] in [0, 1] and returns
+    `prediction` float32 [N, C]. Raises UserError where it cannot be written."""
+    module = tf.Module()
+    module.backbone = load_backbone(cache)
+
+    @tf.function(input_signature=[_batch_spec(cache, "image")], autograph=False)
+    def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"prediction": _probabilities(module.backbone, head, image)}
+
+    module.classify = classify
+    with _replacing(folder) as temporary:
+        tf.saved_model.save(module, str(temporary), signatures=classify)
+
+
+def write_checkpoint(path: Path, head: Head) -> None:
+    """The tutorial's --checkpoint_path: a TensorFlow checkpoint of `weights` float32 [D, C] and `biases` float32 [C].
+
+    Raises UserError where it cannot be written.
+    """
+    layer = tf.train.Checkpoint(weights=tf.Variable(head.weights), biases=tf.Variable(head.biases))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        layer.write(str(path))
+
+
+def load_backbone(cache: Cache) -> tf.Module:
+    """The cache's backbone with its preprocessing. Raises CacheError where it is missing or damaged."""
+    try:
+        return tf.saved_model.load(str(cache.backbone_dir))
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CacheError(
+            f"cannot load the backbone in {cache.backbone_dir} ({reason}); run the extraction again"
+        ) from None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an operating system's refusal to write `path` into a UserError."""
+    try:
+        yield
+    except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"cannot write {path}: {reason}; free some space or choose another place") from None
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A temporary sibling to write into; it takes the place of `folder` when all went well."""
+    unique = secrets.token_hex(4)
+    temporary, old = (folder.with_name(f".{folder.name}.{unique}.{kind}") for kind in ("tmp", "old"))
+    with writing(folder):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if folder.exists():  # a folder that is not empty cannot be renamed over
+                os.rename(folder, old)
+            os.rename(temporary, folder)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _probabilities(backbone: tf.Module, head: Head, images: tf.Tensor) -> tf.Tensor:
+    """float32 [N, C] from float32 [N, H, W, 3] in [0, 1]; the head becomes constants of the graph."""
+    return tf.nn.softmax(tf.matmul(backbone.features(images), head.weights) + head.biases)
+
+
+def _image_shape(cache: Cache) -> tuple[int, int, int]:
+    return cache.module.image_height, cache.module.image_width, 3
+
+
+def _batch_spec(cache: Cache, name: str) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *_image_shape(cache)], tf.float32, name)

@@ -1,0 +1,53 @@
+"""The softmax layer that is trained: one matrix and a bias per class, its loss and the loss's gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Head:
+    """A trained layer: class c of a bottleneck x scores x . weights[:, c] + biases[c]."""
+
+    weights: np.ndarray  # float32 [D, C]
+    biases: np.ndarray  # float32 [C]
+
+
+def initial(dimension: int, classes: int, generator: np.random.Generator) -> Head:
+    """Where the tutorial starts: weights from a normal of standard deviation 0.001, cut off at two; biases zero."""
+    weights = generator.standard_normal((dimension, classes))
+    while (outside := np.abs(weights) > 2).any():
+        weights[outside] = generator.standard_normal(np.count_nonzero(outside))
+    return Head((weights * 0.001).astype(np.float32), np.zeros(classes, np.float32))
+
+
+def logits(weights: tf.Tensor, biases: tf.Tensor, bottlenecks: tf.Tensor) -> tf.Tensor:
+    """float32 [B, C] from bottlenecks [B, D], which may be float16."""
+    return tf.matmul(tf.cast(bottlenecks, tf.float32), weights) + biases
+
+
+def loss(scores: tf.Tensor, label_ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The cross entropy of each image, float32 [B], in nats, and its derivative for the scores, float32 [B, C].
+
+    The derivative has a closed form, softmax - one hot, and one kernel computes both.
+    """
+    return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=scores, labels=label_ids)
+
+
+def gradient(
+    weights: tf.Tensor, biases: tf.Tensor, bottlenecks: tf.Tensor, label_ids: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The gradient of the mean cross entropy for the weights [D, C] and the biases [C]."""
+    bottlenecks = tf.cast(bottlenecks, tf.float32)
+    _, error = loss(logits(weights, biases, bottlenecks), label_ids)
+    error /= tf.cast(tf.shape(error)[0], tf.float32)
+    return tf.matmul(bottlenecks, error, transpose_a=True), tf.reduce_sum(error, axis=0)
+
+
+def accuracy(scores: tf.Tensor, label_ids: tf.Tensor) -> tf.Tensor:
+    """The share of images whose top-1 class is theirs, a float32 scalar."""
+    hits = tf.equal(tf.argmax(scores, axis=1, output_type=tf.int32), label_ids)
+    return tf.reduce_mean(tf.cast(hits, tf.float32))

@@ -13,9 +13,8 @@ DEMO := demo
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
-# A Linux machine with an NVIDIA driver gets TensorFlow's CUDA packages as well.
-EXTRAS := demo,tensorboard,test$(if $(wildcard /proc/driver/nvidia/version),$(COMMA)gpu)
-COMMA := ,
+# A Linux machine with an NVIDIA driver gets TensorFlow's CUDA packages, others what is fast on processors.
+EXTRAS := demo,tensorboard,test,$(if $(wildcard /proc/driver/nvidia/version),gpu,openvino)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo extract train predict tensorboard test lint clean

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -50,7 +51,12 @@ def parser() -> command.Parser:
     add("--summaries_dir", type=Path, default=Path("/tmp/retrain_logs"), help="where TensorBoard finds the run")
     add("--output_graph", type=Path, default=Path("/tmp/output_graph.pb"), help="gets the frozen graph")
     add("--output_labels", type=Path, default=Path("/tmp/output_labels.txt"), help="gets the labels, one a line")
-    add("--final_tensor_name", default="final_result", help="name of the softmax output in the frozen graph")
+    add(
+        "--final_tensor_name",
+        type=_tensor_name,
+        default="final_result",
+        help="name of the softmax output in the frozen graph",
+    )
     add("--saved_model_dir", type=Path, default=None, help="gets a SavedModel (default: none is written)")
     add("--checkpoint_path", type=Path, default=Path("/tmp/_retrain_checkpoint"), help="gets the layer's variables")
     add("--intermediate_store_frequency", type=int, default=0, help="steps between two stored graphs; 0: none")
@@ -72,6 +78,12 @@ def main(arguments: list[str] | None = None) -> None:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         _retrain(flags)
+
+
+def _tensor_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no tensor name; use letters, digits, _ . / -")
+    return text
 
 
 def _retrain(flags: argparse.Namespace) -> None:

@@ -44,6 +44,13 @@ def parser() -> command.Parser:
         help="mixed: float16 on GPUs, bfloat16 on CPUs; auto: mixed where the hardware has it",
     )
     flags.add_argument(
+        "--engine",
+        choices=("auto", "tensorflow", "openvino"),
+        default="auto",
+        help="what runs the network; openvino: on processors, faster there; auto: openvino where it is installed and "
+        "no GPU is used",
+    )
+    flags.add_argument(
         "--devices", default="auto", help="auto: every GPU, else the CPU; or a list such as GPU:0,GPU:1 or CPU:0"
     )
     flags.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the bottlenecks on disk")

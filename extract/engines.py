@@ -1,21 +1,49 @@
-"""Who runs the network. An engine takes a batch of images and gives back how to fetch its bottlenecks."""
+"""Who runs the network. An engine takes batches of images, and gives back how to fetch their bottlenecks."""
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from cache.errors import UserError
 from extract import devices
 from extract.backbone import Backbone
 
 Fetch = Callable[[], np.ndarray]  # waits for the bottlenecks of a batch, float32 [n, D]
-Engine = Callable[[tf.Tensor], Fetch]  # starts on images, uint8 [n, height, width, 3]
 Tag = TypeVar("Tag")
 
-IN_FLIGHT = 2  # batches on the devices at once: one running, one waiting behind it
+
+@dataclass(frozen=True)
+class Engine:
+    """Something that runs the network."""
+
+    name: str
+    start: Callable[[tf.Tensor], Fetch]  # on at most a whole batch of images, uint8 [n, height, width, 3]
+    in_flight: int  # batches that may be started before the first is fetched
+
+
+def choose(name: str, names: list[str]) -> str:
+    """The engine that "auto" stands for with the devices `names`, or `name` itself.
+
+    Raises UserError for one that cannot run here.
+    """
+    if name != "openvino":
+        on_cpu = names == ["CPU:0"]
+        return "openvino" if name == "auto" and on_cpu and importlib.util.find_spec("openvino") else "tensorflow"
+    if not importlib.util.find_spec("openvino"):
+        raise UserError("--engine openvino: it is not installed; pip install openvino, or use --engine tensorflow")
+    if names != ["CPU:0"]:
+        raise UserError(f"--engine openvino runs on the processor, not on {', '.join(names)}; use --engine tensorflow")
+    return name
 
 
 def tensorflow(backbone: Backbone, names: list[str], batch_size: int) -> Engine:
@@ -24,33 +52,88 @@ def tensorflow(backbone: Backbone, names: list[str], batch_size: int) -> Engine:
 
     @tf.function(autograph=False)
     def step(images: tf.Tensor) -> tf.Tensor:
-        def forward(part: tf.Tensor) -> tf.Tensor:
-            return backbone.features(tf.cast(part, tf.float32) / 255)
+        return strategy.experimental_local_results(strategy.run(_forward(backbone), args=(images,)))
 
-        return strategy.experimental_local_results(strategy.run(forward, args=(images,)))
-
-    def engine(images: tf.Tensor) -> Fetch:
-        count = len(images)
-        # Every batch full: a shape of its own would be compiled and tuned anew on a GPU, and kernels chosen by the
-        # batch's size would round a vector differently depending on which images came with it.
-        padding = len(names) * batch_size - count
-        parts = tf.split(tf.pad(images, [[0, padding], [0, 0], [0, 0], [0, 0]]), len(names))
+    def start(images: tf.Tensor) -> Fetch:
+        parts = tf.split(_padded(images, len(names) * batch_size), len(names))
         values = strategy.experimental_distribute_values_from_function(
             lambda context: parts[context.replica_id_in_sync_group]
         )
         results = step(values)
-        return lambda: np.concatenate([part.numpy() for part in results])[:count]
+        return lambda: np.concatenate([part.numpy() for part in results])[: len(images)]
 
-    return engine
+    # One batch running and one waiting behind it.
+    return Engine("tensorflow", start, in_flight=2)
+
+
+def openvino(backbone: Backbone, precision: str, batch_size: int) -> Engine:
+    """The network on the processor by OpenVINO, several batches at once. `precision` is `devices.set_precision`'s.
+
+    Raises UserError for a network that OpenVINO cannot run.
+    """
+    import openvino as ov
+
+    core = ov.Core()
+    hints = {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
+    }
+    try:
+        compiled = core.compile_model(_read(core, backbone, batch_size), "CPU", hints)
+    except (RuntimeError, OSError) as error:
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        raise UserError(f"OpenVINO cannot run {backbone.module} ({reason.strip()}); use --engine tensorflow") from error
+    # One more than may be in flight: a batch's bottlenecks are read before its request starts on another.
+    count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
+    requests = itertools.cycle([compiled.create_infer_request() for _ in range(count + 1)])
+
+    def start(images: tf.Tensor) -> Fetch:
+        request = next(requests)
+        request.start_async([_padded(images, batch_size).numpy()])
+
+        def fetch() -> np.ndarray:
+            request.wait()
+            return request.get_output_tensor(0).data[: len(images)].copy()
+
+        return fetch
+
+    return Engine("openvino", start, in_flight=count)
 
 
 def run(engine: Engine, batches: Iterable[tuple[Tag, tf.Tensor]]) -> Iterator[tuple[Tag, np.ndarray]]:
-    """Each batch's tag and bottlenecks, in order; the devices work on the next batch while this one is taken."""
+    """Each batch's tag and bottlenecks, in order; the devices work on the next batches while this one is taken."""
     flying: list[tuple[Tag, Fetch]] = []
     for tag, images in batches:
-        flying.append((tag, engine(images)))
-        if len(flying) == IN_FLIGHT:
+        flying.append((tag, engine.start(images)))
+        if len(flying) == engine.in_flight:
             tag, fetch = flying.pop(0)
             yield tag, fetch()
     for tag, fetch in flying:
         yield tag, fetch()
+
+
+def _forward(backbone: Backbone) -> Callable[[tf.Tensor], tf.Tensor]:
+    return lambda images: backbone.features(tf.cast(images, tf.float32) / 255)
+
+
+def _padded(images: tf.Tensor, size: int) -> tf.Tensor:
+    """`images` with black ones behind them, `size` in all.
+
+    Another shape would be compiled and tuned anew on a GPU, and kernels chosen by the batch's size would round a
+    vector differently depending on which images came with it.
+    """
+    missing = size - len(images)
+    return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else images
+
+
+def _read(core: Any, backbone: Backbone, batch_size: int) -> Any:
+    """The network as an OpenVINO model, from uint8 [batch_size, height, width, 3]."""
+    shape = [None, *backbone.image_size, 3]
+    traced = tf.function(_forward(backbone), input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)
+    frozen = convert_variables_to_constants_v2(traced.get_concrete_function(), aggressive_inlining=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "frozen.pb")
+        path.write_bytes(frozen.graph.as_graph_def().SerializeToString())
+        model = core.read_model(path)
+    model.reshape([batch_size, *backbone.image_size, 3])
+    return model

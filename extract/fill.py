@@ -38,7 +38,10 @@ def fill(
     names = devices.choose(settings.devices)
     precision = devices.set_precision(settings.precision, names)
     batch_size = settings.batch_size or (256 if names[0].startswith("GPU") else 32)
-    engine = engines.tensorflow(network, names, batch_size)
+    if engines.choose(settings.engine, names) == "openvino":
+        engine = engines.openvino(network, precision, batch_size)
+    else:
+        engine = engines.tensorflow(network, names, batch_size)
     rejected: dict[int, store.Rejected] = {}
     monitor = Monitor()
 
@@ -54,7 +57,7 @@ def fill(
                     rejected[position] = _rejected(images, position, unreadable)
                 bar.update(len(batch))
 
-    attributes = {**made_by.attributes(), "precision": precision, "engine": "tensorflow"}
+    attributes = {**made_by.attributes(), "precision": precision, "engine": engine.name}
     with (
         tqdm(total=len(missing), unit=" images", desc="extract") as bar,
         store.Writer(directory, attributes) as writer,
@@ -66,7 +69,9 @@ def fill(
                 facts = images.paths.take(taken), images.sizes[taken], images.mtimes[taken]
                 writer.append(Rows(vectors, *facts, batch.fingerprints))
             bar.update(len(taken))
-    print(f"{monitor.verdict(len(missing))} ({precision} on {', '.join(names)}, batches of {batch_size})")
+    print(
+        f"{monitor.verdict(len(missing))} ({engine.name} in {precision} on {', '.join(names)}, batches of {batch_size})"
+    )
     return rejected
 
 

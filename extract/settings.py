@@ -16,6 +16,7 @@ class Settings:
     image_size: tuple[int, int] | None = None  # height, width; None: the module's own
     batch_size: int | None = None  # for each device; None: 32 on processors, 256 on GPUs
     precision: str = "auto"
+    engine: str = "auto"
     devices: str = "auto"
     dtype: str = "float16"
     decode_threads: int | None = None  # None: one for each core

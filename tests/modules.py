@@ -35,8 +35,8 @@ def make_tf2_hub_module(
     module = _Module(dimension, seed)
 
     @tf.function
-    def call(images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        # A module asked to train answers differently, so a test sees if it is.
+    def call(images: tf.Tensor, training: bool) -> tf.Tensor:
+        # It has to be told whether to train, and answers differently if it is to.
         return network(images, module.kernel, module.bias) + (1.0 if training else 0.0)
 
     module.__call__ = call

@@ -87,6 +87,28 @@ def test_one_output_of_several_is_the_feature_vector(tmp_path: Path) -> None:
     assert_is_the_network(backbone.load(module))
 
 
+def test_signature_of_hub_goes_before_the_serving_one(tmp_path: Path) -> None:
+    spec = [modules.image_spec((16, 16))]
+    mean = tf.function(lambda images: tf.reduce_mean(images, axis=[1, 2]), input_signature=spec)
+    largest = tf.function(lambda images: tf.reduce_max(images, axis=[1, 2]), input_signature=spec)
+    signatures = {"serving_default": largest, "default": mean}
+    tf.saved_model.save(tf.Module(), str(tmp_path / "module"), signatures=signatures)
+    images = modules.random_images(2)
+    features = backbone.load(str(tmp_path / "module")).features(tf.constant(images))
+    np.testing.assert_allclose(features, images.mean(axis=(1, 2)), atol=1e-6)
+
+
+def test_dimension_that_only_shows_when_it_runs(tmp_path: Path) -> None:
+    def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        # With the batch size open, the -1 could be anything.
+        return {"vector": tf.reshape(tf.reduce_mean(images, axis=[2, 3]), [tf.shape(images)[0], -1])}
+
+    loaded = backbone.load(modules.save_signature(tmp_path / "module", call, modules.image_spec((16, 16))))
+    assert loaded.dimension == 16 and loaded.features.output_shapes.as_list() == [None, 16]
+    images = modules.random_images(2)
+    np.testing.assert_allclose(loaded.features(tf.constant(images)), images.mean(axis=(2, 3)), atol=1e-6)
+
+
 def test_half_precision_features_come_out_as_float32(tmp_path: Path) -> None:
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"vector": tf.cast(tf.reduce_mean(images, axis=[1, 2]), tf.float16)}

@@ -121,12 +121,6 @@ def test_the_output_of_the_frozen_graph_has_the_name_that_was_asked_for(world, t
     assert output == name
 
 
-def test_a_name_that_is_none_is_refused(world, tmp_path):
-    _, opened, result = world
-    with pytest.raises(UserError, match="--final_tensor_name 'final result'"):
-        export.write_frozen_graph(tmp_path / "graph.pb", opened, result.head, "final result")
-
-
 def test_an_export_replaces_the_last_one_whole(world, tmp_path):
     _, opened, result = world
     (tmp_path / "saved_model").mkdir()

@@ -192,6 +192,25 @@ for devices in ("CPU:0", "CPU:0,CPU:1", "CPU:0,CPU:1,CPU:2"):
         assert_is_view_of(cache.open(path), photos)
 
 
+@pytest.mark.parametrize("engine", ["tensorflow", "openvino"])
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_engines_agree_with_the_reference(tmp_path, run, engine, precision):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    photos = make_folder(tmp_path / "photos", {"a": 5, "b": 6})
+    result = run(engine=engine, precision=precision)
+    opened = cache.open(result.directory)
+    assert opened.shards[0].attributes["engine"] == engine
+    if precision == "float32":
+        assert_is_view_of(opened, photos)
+        return
+    # bfloat16 has 8 significant bits; 48 products of numbers up to 2 are summed.
+    for path, vector in zip(opened.paths, opened.bottlenecks(np.arange(11)), strict=True):
+        np.testing.assert_allclose(vector, expected(photos, path), atol=48 * 2 * 2**-8, err_msg=path)
+        similarity = vector @ expected(photos, path) / np.linalg.norm(vector) / np.linalg.norm(expected(photos, path))
+        assert similarity > 0.99
+
+
 def slow_extraction(photos, cache_dir, module):
     """A child process that commits every batch of two as it goes, and says so."""
     script = f"""
@@ -299,6 +318,7 @@ ERRORS = {
     "precision": (["--image_dir", "{tmp}/two", "--precision", "int4"], "invalid choice: 'int4'"),
     "unknown flag": (["--image_dir", "{tmp}/two", "--bach_size", "3"], "unrecognized arguments: --bach_size"),
     "cache under a file": (["--image_dir", "{tmp}/two", "--cache_dir", "{tmp}/file/cache"], "cannot write the cache"),
+    "device": (["--image_dir", "{tmp}/two", "--devices", "GPU:7"], "this machine has no GPU:7"),
     "unknown module": (["--image_dir", "{tmp}/two", "--module", "inception_v9"], "inception_v9"),
 }
 

@@ -160,7 +160,7 @@ def test_the_tutorials_plain_command_works_without_a_network(job, tmp_path, monk
         ({"intermediate_store_frequency": 100}, "--intermediate_store_frequency is not there yet"),
         ({"train_batch_size": 0}, "--train_batch_size"),
         ({"image_dir": "/nowhere"}, "/nowhere is not a folder"),
-        ({"final_tensor_name": "no name"}, "--final_tensor_name 'no name' is no tensor name"),
+        ({"final_tensor_name": "no name"}, "--final_tensor_name: 'no name' is no tensor name"),
     ],
 )
 def test_bad_input_gets_one_line(job, capsys, more, message):

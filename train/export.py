@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -77,10 +76,8 @@ def write_frozen_graph(path: Path, cache: Cache, head: Head, final_tensor_name: 
     """The tutorial's --output_graph: a frozen GraphDef, without preprocessing, variables or functions.
 
     Its placeholder `Placeholder` takes float32 [N, H, W, 3] in [0, 1], and `final_tensor_name` holds the
-    probabilities, float32 [N, C]. Raises UserError for a name that is none, or where it cannot be written.
+    probabilities, float32 [N, C]. Raises UserError where it cannot be written.
     """
-    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*", final_tensor_name):
-        raise UserError(f"--final_tensor_name {final_tensor_name!r} is no tensor name; use letters, digits, _ . / -")
     backbone = load_backbone(cache)
 
     @tf.function(input_signature=[_batch_spec(cache, "Placeholder")], autograph=False)

@@ -23,6 +23,8 @@ ANOTHER_TRY = -1  # a time of modification that no file has: the next run reads 
 
 def fill(
     settings: Settings,
+    names: list[str],
+    engine_name: str,
     network: Backbone,
     made_by: store.Module,
     directory: Path,
@@ -31,14 +33,15 @@ def fill(
 ) -> dict[int, store.Rejected]:
     """Commits the bottlenecks of `missing` (int64 [M], into `images`); returns those that could not be read.
 
+    `names` are the devices that run `network`, by the engine `engine_name`.
+
     Raises UserError when the cache cannot be written or a bottleneck cannot be stored.
     """
     if not len(missing):
         return {}
-    names = devices.choose(settings.devices)
     precision = devices.set_precision(settings.precision, names)
     batch_size = settings.batch_size or (256 if names[0].startswith("GPU") else 32)
-    if engines.choose(settings.engine, names) == "openvino":
+    if engine_name == "openvino":
         engine = engines.openvino(network, precision, batch_size)
     else:
         engine = engines.tensorflow(network, names, batch_size)

@@ -38,8 +38,10 @@ def extract(settings: Settings) -> Result:
     computed = 0
     if directory is None or len(work.missing) or not target.is_complete(directory):
         command.import_tensorflow()  # seconds that a run with nothing to do does not pay
-        from extract import backbone, fill
+        from extract import backbone, devices, engines, fill
 
+        names = devices.choose(settings.devices)
+        engine = engines.choose(settings.engine, names)
         target.check_writable(Path(settings.cache_dir))
         network = backbone.load(settings.module, settings.image_size)
         made_by, prepared = target.prepare(settings, network)
@@ -47,7 +49,7 @@ def extract(settings: Settings) -> Result:
             directory = prepared
             rejected = plan.rejected_before(images, directory)
             work = plan.make(images, directory, rejected, settings.threads)
-        failed = fill.fill(settings, network, made_by, directory, images, work.missing)
+        failed = fill.fill(settings, names, engine, network, made_by, directory, images, work.missing)
         computed = len(work.missing) - len(failed)
         rejected |= failed
         work = plan.make(images, directory, rejected, settings.threads)

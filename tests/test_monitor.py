@@ -10,8 +10,7 @@ def test_time_is_counted_once_for_the_innermost_stage():
     monitor = Monitor()
 
     def decoded():
-        for item in monitor.waiting("decoding", slow(range(3), 0.02)):
-            yield item
+        yield from monitor.waiting("decoding", slow(range(3), 0.02))
 
     def slow(items, seconds):
         for item in items:

@@ -1,9 +1,4 @@
-"""The tutorial's own command: extracts bottlenecks and trains on them in one go, with the tutorial's flags.
-
-    python retrain.py --image_dir ~/flower_photos
-
-It is `python -m extract` followed by `python -m train`; either can go on from what this leaves.
-"""
+"""The tutorial's own command: `python -m extract` and `python -m train` in one go, with the tutorial's flags."""
 
 from __future__ import annotations
 
@@ -17,6 +12,8 @@ from pathlib import Path
 from cache import command
 from cache.errors import UserError
 
+DESCRIPTION = """Extracts bottlenecks of the images below --image_dir and trains a classifier on them, as TensorFlow's
+image retraining tutorial does, with its flags. It is `python -m extract` followed by `python -m train`."""
 INCEPTION = "inception_v3"
 VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 # What the tutorial's script does with each training image, step after step.
@@ -24,10 +21,11 @@ DISTORTIONS = ("flip_left_right", "random_crop", "random_scale", "random_brightn
 
 
 def parser() -> command.Parser:
-    flags = command.Parser(prog="python retrain.py", description=__doc__)
+    flags = command.Parser(prog="python retrain.py", description=DESCRIPTION)
     add = flags.add_argument
     add(
         "--image_dir",
+        type=command.path,
         required=True,
         default=argparse.SUPPRESS,
         help="folder with a subfolder of images for each class",
@@ -81,8 +79,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _tensor_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*", text):
+    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no tensor name; use letters, digits, _ . / -")
+    if text.split("/")[0] in ("Placeholder", "network"):
+        raise argparse.ArgumentTypeError(f"{text!r} is taken in the graph; choose another name")
     return text
 
 
@@ -90,8 +90,15 @@ def _retrain(flags: argparse.Namespace) -> None:
     from train import split
 
     split.check_percentages(flags.testing_percentage, flags.validation_percentage)
-    directory = _extract(flags)
     from train import run
+
+    folders = {"output_graph": flags.output_graph.parent, "output_labels": flags.output_labels.parent}
+    folders |= {"checkpoint_path": flags.checkpoint_path.parent, "summaries_dir": flags.summaries_dir}
+    if flags.saved_model_dir:
+        folders["saved_model_dir"] = flags.saved_model_dir.absolute().parent
+    for name, folder in folders.items():
+        run.check_writable(folder, f"--{name}")
+    directory = _extract(flags)
 
     result = run.fit(
         run.TrainSettings(

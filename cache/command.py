@@ -46,6 +46,9 @@ def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = 
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"error: not enough memory ({error or 'none left'}); choose smaller batches", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
@@ -80,6 +83,18 @@ def positive(text: str) -> int:
 def batch_size(text: str) -> int:
     """A batch size: an integer of at least 1, or -1 for everything at once."""
     return _number(int, text, lambda value: value >= 1 or value == -1, "a whole number of 1 or more, or -1 for all")
+
+
+def threads(text: str) -> int:
+    """A number of threads: an integer from 1 to 1024, more than any machine's pipeline can use."""
+    return _number(int, text, lambda value: 1 <= value <= 1024, "a whole number from 1 to 1024")
+
+
+def path(text: str) -> str:
+    """A file or folder: not the empty string, which a script's unset variable leaves and which means "here"."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path; name a file or folder")
+    return text
 
 
 def percentage(text: str) -> float:

@@ -228,12 +228,12 @@ def read_rejected(directory: Path) -> list[Rejected]:
     """The images that could not be read at the last extraction; empty where there is no list."""
     path = directory / REJECTED
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = path.read_bytes().decode("utf-8", "surrogateescape")  # untranslated: a name may hold any line end
         rows = csv.DictReader(io.StringIO(text, newline=""))
         return [Rejected(row["path"], int(row["size"]), int(row["mtime"]), row["reason"]) for row in rows]
     except FileNotFoundError:
         return []
-    except (KeyError, TypeError, ValueError, csv.Error):
+    except (OSError, KeyError, TypeError, ValueError, csv.Error):
         raise CacheError(f"{path} is damaged; delete it and run the extraction again") from None
 
 

@@ -21,9 +21,13 @@ keras.applications; a TensorFlow Hub handle or URL; or the path of a SavedModel"
 def parser() -> command.Parser:
     flags = command.Parser(prog="python -m extract", description=DESCRIPTION)
     flags.add_argument(
-        "--image_dir", required=True, default=argparse.SUPPRESS, help="folder with a subfolder of images for each class"
+        "--image_dir",
+        type=command.path,
+        required=True,
+        default=argparse.SUPPRESS,
+        help="folder with a subfolder of images for each class",
     )
-    flags.add_argument("--cache_dir", default="bottlenecks", help="where the bottlenecks are kept")
+    flags.add_argument("--cache_dir", type=command.path, default="bottlenecks", help="where the bottlenecks are kept")
     flags.add_argument("--module", default="efficientnet_lite0", help=MODULE_HELP)
     flags.add_argument(
         "--image_size",
@@ -56,7 +60,7 @@ def parser() -> command.Parser:
     flags.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of the bottlenecks on disk")
     flags.add_argument(
         "--decode_threads",
-        type=command.positive,
+        type=command.threads,
         default=None,
         help="threads that decode images (default: one for each core)",
     )

@@ -82,7 +82,9 @@ def openvino(backbone: Backbone, precision: str, batch_size: int) -> Engine:
         compiled = core.compile_model(_read(core, backbone, batch_size), "CPU", hints)
     except (RuntimeError, OSError) as error:
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
-        raise UserError(f"OpenVINO cannot run {backbone.module} ({reason.strip()}); use --engine tensorflow") from error
+        raise UserError(
+            f"OpenVINO cannot run {backbone.module} ({reason.strip()}); use --engine tensorflow, or smaller batches"
+        ) from error
     # One more than may be in flight: a batch's bottlenecks are read before its request starts on another.
     count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
     requests = itertools.cycle([compiled.create_infer_request() for _ in range(count + 1)])

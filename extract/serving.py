@@ -41,6 +41,8 @@ def save(backbone: Backbone, directory: Path) -> None:
     temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
     try:
         tf.saved_model.save(module, str(temporary))
+        if not (directory / "saved_model.pb").exists():  # what an incomplete copy left is in the way
+            shutil.rmtree(directory, ignore_errors=True)
         os.replace(temporary, directory)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -261,7 +261,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 def test_rejected_images_round_trip(tmp_path):
     listed = [
-        store.Rejected('a/quote " and, comma\nnew line.jpg', 12, 34, "broken"),
+        store.Rejected('a/quote " and, comma\nnew\r line.jpg', 12, 34, "broken"),
         store.Rejected(b"b/\xff.jpg".decode("utf-8", "surrogateescape"), 0, -1, "gone"),
     ]
     store.write_rejected(tmp_path, listed)

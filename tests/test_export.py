@@ -202,3 +202,21 @@ def test_predict_checks_the_model_and_the_paths_before_tensorflow(world, tmp_pat
     assert done.returncode == 2
     assert "none.jpg: No such file" in done.stderr
     assert not any(line.split("|")[-1].strip() == "tensorflow" for line in done.stderr.splitlines())
+
+
+def test_predict_passes_over_a_pipe_and_escapes_a_strange_name(world, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    status = command.run(predict.main, ["--model", str(world[0] / "moved"), str(tmp_path / "pipe"), "no\nsuch.jpg"])
+    assert status == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {tmp_path / 'pipe'}: not a file; name the images in a folder one by one",
+        r"error: no\nsuch.jpg: No such file or directory",
+        "error: 2 of 2 images could not be labelled",
+    ]
+
+
+def test_predict_refuses_labels_that_are_not_the_models(world, model, tmp_path, capsys):
+    copied = shutil.copytree(world[0] / "moved", tmp_path / "copied")
+    (copied / "saved_model" / export.LABELS_ASSET).write_text("one\n")
+    assert command.run(predict.main, ["--model", str(copied), str(photos_of(world)[0])]) == 2
+    assert "has 3 outputs but 1 labels" in capsys.readouterr().err

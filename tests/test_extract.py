@@ -315,6 +315,9 @@ ERRORS = {
     "no flag": ([], "required: --image_dir"),
     "batch size zero": (["--image_dir", "{tmp}/two", "--batch_size", "0"], "argument --batch_size: '0' is not a whole"),
     "batch size of words": (["--image_dir", "{tmp}/two", "--batch_size", "many"], "--batch_size: 'many' is not"),
+    "too many threads": (["--image_dir", "{tmp}/two", "--decode_threads", "99999"], "--decode_threads: '99999' is not"),
+    "empty image_dir flag": (["--image_dir", ""], "argument --image_dir: an empty path"),
+    "empty cache_dir flag": (["--image_dir", "{tmp}/two", "--cache_dir", ""], "argument --cache_dir: an empty path"),
     "image size": (["--image_dir", "{tmp}/two", "--image_size", "2x3x4"], "'2x3x4' is no image size"),
     "precision": (["--image_dir", "{tmp}/two", "--precision", "int4"], "invalid choice: 'int4'"),
     "unknown flag": (["--image_dir", "{tmp}/two", "--bach_size", "3"], "unrecognized arguments: --bach_size"),
@@ -363,6 +366,15 @@ def test_a_backbones_folder_refuses_another_module(tmp_path, run, module):
     with pytest.raises(cache.CacheError, match=r"holds bottlenecks of .*tiny, not of .*other"):
         extract(choices)
     assert len(cache.open(directory)) == 4
+
+
+def test_an_incomplete_backbone_is_written_again(tmp_path, run):
+    make_folder(tmp_path / "photos", {"a": 2, "b": 2})
+    backbone = run().directory / store.BACKBONE
+    (backbone / "saved_model.pb").unlink()
+    (backbone / "left over").write_text("")
+    assert run().computed == 0
+    assert (backbone / "saved_model.pb").exists()
 
 
 def test_two_modules_never_mix(tmp_path, run):

@@ -159,6 +159,8 @@ def test_the_tutorials_plain_command_works_without_a_network(job, tmp_path, monk
         ({"random_brightness": 5}, "--random_brightness is not there yet"),
         ({"intermediate_store_frequency": 100}, "--intermediate_store_frequency is not there yet"),
         ({"train_batch_size": 0}, "--train_batch_size"),
+        ({"output_graph": "README.md/output.pb"}, "cannot write README.md"),
+        ({"final_tensor_name": "Placeholder"}, "--final_tensor_name: 'Placeholder' is taken in the graph"),
         ({"image_dir": "/nowhere"}, "/nowhere is not a folder"),
         ({"final_tensor_name": "no name"}, "--final_tensor_name: 'no name' is no tensor name"),
     ],

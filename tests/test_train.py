@@ -492,3 +492,11 @@ def test_help_teaches_without_numpy():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "False"
     assert "--eval_step_interval" in done.stdout
+
+
+def test_a_batch_beyond_memory_is_one_line(cache_dir, tmp_path, capsys):
+    flags = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out"), "--train_batch_size", str(10**14)]
+    assert command.run(main, flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: not enough memory")
+    assert error.endswith("choose smaller batches\n")

@@ -136,7 +136,7 @@ def load_backbone(cache: Cache) -> tf.Module:
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CacheError(
-            f"cannot load the backbone in {cache.backbone_dir} ({reason}); run the extraction again"
+            f"cannot load the backbone in {cache.backbone_dir} ({reason}); delete it and run the extraction again"
         ) from None
 
 
@@ -153,6 +153,7 @@ def writing(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """A temporary sibling to write into; it takes the place of `folder` when all went well."""
+    folder = folder.absolute()
     unique = secrets.token_hex(4)
     temporary, old = (folder.with_name(f".{folder.name}.{unique}.{kind}") for kind in ("tmp", "old"))
     with writing(folder):

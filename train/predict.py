@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,9 @@ def _label(saved_model: Path, labels: Sequence[str], images: Sequence[str], top_
         model = tf.saved_model.load(str(saved_model))
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise UserError(f"cannot load {saved_model} ({_first_line(error)}); train again") from None
+    outputs = model.signatures["serving_default"].structured_outputs["probabilities"].shape[-1]
+    if len(labels) != outputs:
+        raise UserError(f"{saved_model} has {outputs} outputs but {len(labels)} labels; train again")
     labelled = 0
     for image in images:
         try:
@@ -84,6 +88,9 @@ def _labels(saved_model: Path) -> list[str]:
 
 def _can_read(image: str) -> bool:
     try:
+        if not stat.S_ISREG(os.stat(image).st_mode):  # opening a pipe would wait for ever
+            _complain(image, "not a file; name the images in a folder one by one")
+            return False
         with open(image, "rb"):
             return True
     except OSError as error:

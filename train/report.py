@@ -99,8 +99,10 @@ def metrics(result: Result) -> str:
 
 
 def printable(path: str) -> str:
-    """A path or label as text that any output takes: bytes that are not UTF-8 become replacement characters."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """A path or label as text of one line: bytes that are not UTF-8 become replacement characters, control
+    characters their escapes."""
+    text = os.fsencode(path).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:

@@ -77,7 +77,7 @@ class Result:
 
 def train(settings: TrainSettings) -> Result:
     """The whole of `python -m train`: fits, and writes the classifier and the report into output_dir."""
-    _check_writable(settings.output_dir, "--output_dir")
+    check_writable(settings.output_dir, "--output_dir")
     result = fit(settings)
     _write(result)
     print(final_line(result))
@@ -91,7 +91,7 @@ def fit(settings: TrainSettings) -> Result:
     for a learning rate that makes the cross entropy infinite.
     """
     split.check_percentages(settings.testing_percentage, settings.validation_percentage)
-    _check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
+    check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
     cache = bottlenecks.open(settings.cache_dir, settings.module)
     sets = _split(cache, settings)
 
@@ -211,7 +211,7 @@ def _tell_mistakes(cache: Cache, test: Evaluation) -> None:
         print(f"{report.printable(cache.paths[row])}  {cache.labels[label_id]}")
 
 
-def _check_writable(folder: Path, flag: str) -> None:
+def check_writable(folder: Path, flag: str) -> None:
     """Raises UserError where `folder` cannot be written: better now than after the training."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -41,13 +41,12 @@ def sgd(
     weights, biases = tf.constant(start.weights), tf.constant(start.biases)
     rate = tf.constant(learning_rate, tf.float32)
     largest = max(1, stream.BLOCK_BYTES // (stream.row_bytes(images.cache) * batch_size))
-    lengths = list(_lengths(steps, interval, largest))
     done = 0
-    for length, block in zip(lengths, stream.draws(images, generator, batch_size, lengths), strict=True):
+    for block in stream.draws(images, generator, batch_size, _lengths(steps, interval, largest)):
         weights, biases, accuracy, cross_entropy = _descend(
             weights, biases, rate, block.bottlenecks, block.places, block.label_ids
         )
-        done += length
+        done += len(block.places)
         if not np.isfinite(cross_entropy):
             raise UserError(
                 f"the cross entropy is no longer finite after {done} steps; lower --learning_rate, "

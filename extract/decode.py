@@ -124,8 +124,8 @@ def _dataset(image_dir: str | os.PathLike, paths: Strings) -> tf.data.Dataset:
 
     root = os.fsencode(os.path.abspath(image_dir)) + b"/"
     signature = (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string))
-    # Every stage says how parallel it is. The tuner has nothing to do, and its thread, which sleeps twice as long each
-    # time, was seen to hold up the end of an iteration until it woke: ten seconds in a run of twelve.
+    # Every stage says how parallel it is, so the tuner has nothing to do. With it, the end of an iteration was seen to
+    # wait for up to ten seconds in a run of twelve, every thread asleep; without it, never.
     options = tf.data.Options()
     options.autotune.enabled = False
     return tf.data.Dataset.from_generator(chunks, output_signature=signature).unbatch().with_options(options)

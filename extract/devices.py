@@ -8,8 +8,6 @@ import tensorflow as tf
 
 from cache.errors import UserError
 
-PRECISIONS = ("auto", "float32", "mixed")
-
 
 def choose(devices: str) -> list[str]:
     """The names of the devices to use, such as ["GPU:0", "GPU:1"].

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
@@ -33,8 +35,9 @@ def strategy(devices: list[str]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([f"/{name}" for name in devices])
 
 
-def set_precision(precision: str, devices: list[str]) -> str:
-    """Makes what is traced from now on run in `precision`; returns what that is here.
+@contextlib.contextmanager
+def running_in(precision: str, devices: list[str]) -> Iterator[str]:
+    """Makes the graphs that run inside the `with` compute in `precision`; gives what that is here.
 
     "mixed" is float16 on GPUs and bfloat16 on processors, by grappler's rewrite of the graph: it reaches modules of
     every kind, where Keras's policy reaches only Keras models. "auto" is mixed where the hardware multiplies such
@@ -43,10 +46,13 @@ def set_precision(precision: str, devices: list[str]) -> str:
     on_gpu = devices[0].startswith("GPU")
     mixed = precision == "mixed" or (precision == "auto" and _has_fast_halves(on_gpu))
     rewrite = "auto_mixed_precision" if on_gpu else "auto_mixed_precision_onednn_bfloat16"
+    before = tf.config.optimizer.get_experimental_options().get(rewrite, False)
     tf.config.optimizer.set_experimental_options({rewrite: mixed})
-    if not mixed:
-        return "float32"
-    return "mixed_float16" if on_gpu else "mixed_bfloat16"
+    try:
+        yield ("mixed_float16" if on_gpu else "mixed_bfloat16") if mixed else "float32"
+    finally:
+        # The setting is the whole process's, and a training that follows is not meant.
+        tf.config.optimizer.set_experimental_options({rewrite: before})
 
 
 def _has_fast_halves(on_gpu: bool) -> bool:

@@ -67,7 +67,7 @@ def tensorflow(backbone: Backbone, names: list[str], batch_size: int) -> Engine:
 
 
 def openvino(backbone: Backbone, precision: str, batch_size: int) -> Engine:
-    """The network on the processor by OpenVINO, several batches at once. `precision` is `devices.set_precision`'s.
+    """The network on the processor by OpenVINO, several batches at once, in what `devices.running_in` gives.
 
     Raises UserError for a network that OpenVINO cannot run.
     """

@@ -39,12 +39,7 @@ def fill(
     """
     if not len(missing):
         return {}
-    precision = devices.set_precision(settings.precision, names)
     batch_size = settings.batch_size or (256 if names[0].startswith("GPU") else 32)
-    if engine_name == "openvino":
-        engine = engines.openvino(network, precision, batch_size)
-    else:
-        engine = engines.tensorflow(network, names, batch_size)
     rejected: dict[int, store.Rejected] = {}
     monitor = Monitor()
 
@@ -60,18 +55,23 @@ def fill(
                     rejected[position] = _rejected(images, position, unreadable)
                 bar.update(len(batch))
 
-    attributes = {**made_by.attributes(), "precision": precision, "engine": engine.name}
     with (
+        devices.running_in(settings.precision, names) as precision,
         tqdm(total=len(missing), unit=" images", desc="extract") as bar,
-        store.Writer(directory, attributes) as writer,
     ):
-        for batch, features in monitor.waiting("the network", engines.run(engine, decoded())):
-            with monitor.clock("writing"):
-                taken = missing[batch.positions]
-                vectors = _narrow(features, settings.dtype, images, taken)
-                facts = images.paths.take(taken), images.sizes[taken], images.mtimes[taken]
-                writer.append(Rows(vectors, *facts, batch.fingerprints))
-            bar.update(len(taken))
+        if engine_name == "openvino":
+            engine = engines.openvino(network, precision, batch_size)
+        else:
+            engine = engines.tensorflow(network, names, batch_size)
+        attributes = {**made_by.attributes(), "precision": precision, "engine": engine.name}
+        with store.Writer(directory, attributes) as writer:
+            for batch, features in monitor.waiting("the network", engines.run(engine, decoded())):
+                with monitor.clock("writing"):
+                    taken = missing[batch.positions]
+                    vectors = _narrow(features, settings.dtype, images, taken)
+                    facts = images.paths.take(taken), images.sizes[taken], images.mtimes[taken]
+                    writer.append(Rows(vectors, *facts, batch.fingerprints))
+                bar.update(len(taken))
     print(
         f"{monitor.verdict(len(missing))} ({engine.name} in {precision} on {', '.join(names)}, batches of {batch_size})"
     )

@@ -212,6 +212,18 @@ def test_engines_agree_with_the_reference(tmp_path, run, engine, precision):
         assert similarity > 0.99
 
 
+def test_a_mixed_extraction_leaves_the_rest_of_the_process_in_float32(tmp_path, run):
+    """retrain.py trains in the process that extracted: its layer must not be fitted in bfloat16."""
+    import tensorflow as tf
+
+    make_folder(tmp_path / "photos", {"a": 2, "b": 2})
+    run(precision="mixed", engine="tensorflow")
+    left, right = np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32)
+    product = tf.function(lambda a, b: tf.matmul(a, b) + 1, autograph=False)(left, right)
+    # A sum of 64 products of numbers below 5, each rounded by 2^-24 of it in float32; by 2^-9 in bfloat16.
+    np.testing.assert_allclose(product, left.astype(float) @ right + 1, atol=64 * 25 * 2**-24)
+
+
 def slow_extraction(photos, cache_dir, module):
     """A child process that commits every batch of two as it goes, and says so."""
     script = f"""

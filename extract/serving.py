@@ -24,7 +24,7 @@ def save(backbone: Backbone, directory: Path) -> None:
     height, width = backbone.image_size
     module = tf.Module()
     module.decode = tf.function(
-        lambda encoded: decode.resize(decode.decode(encoded), height, width),
+        lambda encoded: decode.preprocess(encoded, height, width),
         input_signature=[tf.TensorSpec([], tf.string)],
         autograph=False,
     )

@@ -161,3 +161,38 @@ def test_fingerprints_tell_contents_apart_wherever_they_lie(tmp_path, picture):
     assert prints[0] == prints[1] != prints[2]
     [batch] = decode.batches(tmp_path, Strings.of(["a.png", "b.png"]), (8, 8), batch_size=4, threads=1)
     assert batch.fingerprints.tolist() == prints[:2].tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "enough", "expected"),
+    [
+        ((640, 480), 240, (320, 240)),  # width, height: exactly twice is scaled
+        ((640, 479), 240, (640, 479)),
+        ((800, 640), 100, (200, 160)),
+        ((800, 1600), 100, (100, 200)),
+        ((1601, 1603), 100, (201, 201)),  # part of a block is a pixel
+        ((4000, 4000), 100, (500, 500)),  # there is no smaller scale
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_the_scale_that_leaves_enough(size, enough, expected):
+    photo = Image.fromarray(noise(3, side=6)).resize(size, Image.BICUBIC)
+    pixels = decode.decode(tf.constant(encoded(photo, "JPEG", quality=95)), enough).numpy()
+    assert pixels.shape == (*expected[::-1], 3)
+    # Pillow's box filter is the slow and obvious mean of what one pixel stands for.
+    mean = np.asarray(photo.resize(expected, Image.BOX)).astype(float)
+    assert np.abs(pixels - mean).mean() < 3
+
+
+def test_only_jpegs_are_scaled(picture):
+    assert decode.decode(tf.constant(encoded(picture, "PNG")), 4).shape == (48, 64, 3)
+
+
+def test_a_large_turned_jpeg_is_scaled_and_turned():
+    photo = Image.fromarray(noise(3, side=6)).resize((640, 1280), Image.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photo, "JPEG", quality=95, exif=exif)
+    seen = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).resize((24, 32), Image.BOX)).astype(float)
+    assert np.abs(decode.preprocess(tf.constant(data), 32, 24).numpy() - seen).mean() < 12
+    whole = decode.resize(decode.decode(tf.constant(data)), 32, 24).numpy().astype(float)
+    assert np.abs(decode.preprocess(tf.constant(data), 32, 24).numpy() - whole).mean() < 6

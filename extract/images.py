@@ -49,8 +49,7 @@ def list_images(image_dir: str | os.PathLike) -> Images:
     if not root.is_dir():
         raise UserError(f"image_dir {root} is not a folder; give one that has a subfolder of images for each class")
     folders: dict[str, str] = {}  # label -> folder
-    names: list[list[bytes]] = []
-    sizes, mtimes, counts, labels = [], [], [], []
+    paths, sizes, mtimes, counts, labels = [], [], [], [], []
     for folder, files in _walk(root, "", ()):
         if folder == "":
             if files:
@@ -67,9 +66,11 @@ def list_images(image_dir: str | os.PathLike) -> Images:
         folders[label] = folder
         labels.append(label)
         counts.append(len(files))
-        names.append([os.fsencode(f"{folder}/{name}") for name, _, _ in files])
-        sizes.append(np.array([size for _, size, _ in files], np.int64))
-        mtimes.append(np.array([mtime for _, _, mtime in files], np.int64))
+        below = os.fsencode(folder) + b"/"
+        found, bytes_each, modified = zip(*files, strict=True)
+        paths.append(Strings.of_encoded([below + name for name in found]))
+        sizes.append(np.array(bytes_each, np.int64))
+        mtimes.append(np.array(modified, np.int64))
     ordered = sorted(labels)
     if not ordered:
         raise UserError(f"image_dir {root} has no subfolder with images; make one for each class")
@@ -82,23 +83,24 @@ def list_images(image_dir: str | os.PathLike) -> Images:
         image_dir=root,
         labels=ordered,
         folders=[folders[label] for label in ordered],
-        paths=Strings.concatenate([Strings.of_encoded(part) for part in names]),
+        paths=Strings.concatenate(paths),
         sizes=np.concatenate(sizes),
         mtimes=np.concatenate(mtimes),
         label_ids=np.repeat(np.array([rank[label] for label in labels], np.int32), counts),
     )
 
 
-def _walk(root: Path, folder: str, above: tuple) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
+def _walk(root: Path, folder: str, above: tuple) -> Iterator[tuple[str, list[tuple[bytes, int, int]]]]:
     """(folder, [(file name, size, mtime)]) of `folder` if it has files, then of the folders in it, sorted."""
     files, folders = [], []
     try:
         # A link to a folder above would be walked for ever.
         here = os.stat(root / folder)
         above = (*above, (here.st_dev, here.st_ino))
-        with os.scandir(root / folder) as entries:
+        # Names stay bytes: a million strings made and encoded again would take longer than the listing.
+        with os.scandir(os.fsencode(root / folder)) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(b"."):
                     continue
                 if entry.is_dir():
                     inside = entry.stat()
@@ -111,12 +113,12 @@ def _walk(root: Path, folder: str, above: tuple) -> Iterator[tuple[str, list[tup
     if folder and not files and not folders:
         raise UserError(f"class folder {root / folder} is empty; add images or delete it")
     if files:
-        yield folder, sorted(files, key=lambda file: os.fsencode(file[0]))
-    for name in sorted(folders, key=os.fsencode):
+        yield folder, sorted(files)
+    for name in map(os.fsdecode, sorted(folders)):
         yield from _walk(root, f"{folder}/{name}" if folder else name, above)
 
 
-def _size_and_mtime(entry: os.DirEntry) -> tuple[int, int]:
+def _size_and_mtime(entry: os.DirEntry[bytes]) -> tuple[int, int]:
     """A file's bytes and time of modification in nanoseconds; -1 bytes for what is no file (reading a pipe would
     wait for ever)."""
     try:

@@ -7,6 +7,7 @@ import io
 import os
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -247,7 +248,7 @@ def write_rejected(directory: Path, rejected: Sequence[Rejected]) -> None:
 
 
 class Writer:
-    """Collects bottlenecks and commits them as shards, at least every COMMIT_SECONDS.
+    """Collects bottlenecks and commits them as shards, at least every COMMIT_SECONDS, while it takes the next.
 
     Use it as a context: leaving it commits what is left, after an error or Ctrl-C too.
     """
@@ -257,7 +258,9 @@ class Writer:
         self._attributes = attributes
         self._pending: list[Rows] = []
         self._since = time.monotonic()
-        self._failed = False
+        # One thread: what is being written and what is being collected bound the memory.
+        self._thread = ThreadPoolExecutor(1, "commit")
+        self._writing: Future[int] | None = None
         self.committed = 0  # rows on disk
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -268,28 +271,44 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # After a failed write another one would only fail the same way and hide the first one's message.
-        if not self._failed:
+        # Where a write failed, this raises or has raised its error, and no other is tried: it would fail the same way.
+        with self._thread:
             self.commit()
 
     def append(self, rows: Rows) -> None:
-        """Takes rows [n, D]; they are safe once `committed` counts them. Raises UserError when a commit fails."""
+        """Takes rows [n, D]; they are safe once `committed` counts them. Raises UserError when a commit failed."""
         self._pending.append(rows)
         size = sum(pending.bottlenecks.nbytes for pending in self._pending)
         if size >= COMMIT_BYTES or time.monotonic() - self._since >= COMMIT_SECONDS:
-            self.commit()
+            self._start_writing()
 
     def commit(self) -> None:
-        """Writes what is pending as one shard. Raises UserError when it cannot be written."""
+        """Writes what is pending as one shard, and waits for it. Raises UserError when it cannot be written."""
+        self._start_writing()
+        self._finish_writing()
+
+    def _start_writing(self) -> None:
+        self._finish_writing()
         self._since = time.monotonic()
-        if not self._pending:
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._writing = self._thread.submit(self._write, pending)
+
+    def _finish_writing(self) -> None:
+        if not self._writing:
             return
-        rows = concatenate(self._pending)
-        self._failed = True
-        shard.write(self._directory, self._attributes, rows)
-        self._failed = False
-        self._pending.clear()
-        self.committed += len(rows.bottlenecks)
+        # Ctrl-C while waiting is no failure of the write: leaving the context waits for it once more.
+        try:
+            self.committed += self._writing.result()
+        except Exception:
+            self._writing = None
+            self._pending.clear()
+            raise
+        self._writing = None
+
+    def _write(self, pending: Sequence[Rows]) -> int:
+        shard.write(self._directory, self._attributes, concatenate(pending))
+        return sum(len(rows.bottlenecks) for rows in pending)
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:

@@ -1,9 +1,11 @@
 """The cache's files and views, without any network."""
 
 import re
+import resource
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import h5py
@@ -16,6 +18,7 @@ import cache
 from cache import columns, command, shard, store
 from cache.__main__ import main
 from cache.columns import Strings
+from cache.errors import UserError
 
 REPO = Path(__file__).resolve().parent.parent
 DIMENSION = 6
@@ -296,3 +299,38 @@ from cache.__main__ import main
 status = command.run(main, [{name!r}, {str(directory)!r}])
 sys.exit(99 if "tensorflow" in sys.modules else status)"""
         assert subprocess.run([sys.executable, "-c", script], cwd=REPO, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_rows_are_taken_while_others_are_written(tmp_path, monkeypatch):
+    write, taken = shard.write, threading.Event()
+
+    def slow_write(*arguments):
+        assert taken.wait(60)
+        return write(*arguments)
+
+    monkeypatch.setattr(shard, "write", slow_write)
+    monkeypatch.setattr(store, "COMMIT_BYTES", 1)
+    with store.Writer(tmp_path, MODULE.attributes()) as writer:
+        writer.append(rows(3, 0))  # would wait for ever if it waited for the disk
+        assert writer.committed == 0
+        taken.set()
+        writer.append(rows(2, 1))
+    assert writer.committed == 5
+    assert sorted(len(shard.read(tmp_path / "shards" / name)) for name in store.shard_names(tmp_path)) == [2, 3]
+
+
+def test_a_failed_write_is_told_once_and_loses_nothing_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "COMMIT_BYTES", 1)
+    with pytest.raises(UserError, match="File too large"), store.Writer(tmp_path, MODULE.attributes()) as writer:
+        writer.append(rows(3, 0))
+        writer.commit()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            writer.append(rows(3, 1))
+            writer.append(rows(3, 2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert writer.committed == 3
+    [name] = store.shard_names(tmp_path)
+    np.testing.assert_array_equal(shard.read(tmp_path / "shards" / name).rows.bottlenecks, rows(3, 0).bottlenecks)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -12,13 +17,17 @@ from tqdm import tqdm
 from cache import store
 from cache.errors import UserError
 from cache.shard import Rows
-from extract import decode, devices, engines
+from extract import decode, devices, engines, monitor, nvml
 from extract.backbone import Backbone
 from extract.images import Images
-from extract.monitor import Monitor
 from extract.settings import Settings
 
 ANOTHER_TRY = -1  # a time of modification that no file has: the next run reads the image again
+# A trace of everything would fill the memory, and the first batches, which compile and tune, are like no others.
+UNTRACED = 10  # batches before the trace, or fewer of a short run
+TRACED = 40  # batches
+
+Item = TypeVar("Item")
 
 
 def fill(
@@ -39,14 +48,14 @@ def fill(
     """
     if not len(missing):
         return {}
-    batch_size = settings.batch_size or (256 if names[0].startswith("GPU") else 32)
+    batch_size = settings.batch_size or _batch_size(names, engine_name)
     rejected: dict[int, store.Rejected] = {}
-    monitor = Monitor()
+    clocks = monitor.Monitor()
 
     def decoded() -> Iterator[tuple[decode.Batch, tf.Tensor]]:
         paths, at_once = images.paths.take(missing), batch_size * len(names)
         batches = decode.batches(images.image_dir, paths, network.image_size, at_once, settings.threads)
-        for batch in monitor.waiting("decoding", batches):
+        for batch in clocks.waiting(monitor.DECODING, batches):
             if isinstance(batch, decode.Batch):
                 yield batch, batch.images
             else:
@@ -57,25 +66,67 @@ def fill(
 
     with (
         devices.running_in(settings.precision, names) as precision,
+        nvml.watching(names) as gpus,
         tqdm(total=len(missing), unit=" images", desc="extract") as bar,
     ):
-        if engine_name == "openvino":
-            engine = engines.openvino(network, precision, batch_size)
-        else:
-            engine = engines.tensorflow(network, names, batch_size)
+        with clocks.clock(monitor.STARTING):
+            if engine_name == "openvino":
+                engine = engines.openvino(network, precision, batch_size)
+            else:
+                engine = engines.tensorflow(network, names, batch_size)
         attributes = {**made_by.attributes(), "precision": precision, "engine": engine.name}
-        with store.Writer(directory, attributes) as writer:
-            for batch, features in monitor.waiting("the network", engines.run(engine, decoded())):
-                with monitor.clock("writing"):
-                    taken = missing[batch.positions]
-                    vectors = _narrow(features, settings.dtype, images, taken)
-                    facts = images.paths.take(taken), images.sizes[taken], images.mtimes[taken]
-                    writer.append(Rows(vectors, *facts, batch.fingerprints))
+        finished = clocks.waiting(monitor.NETWORK, engines.run(engine, decoded()), first=monitor.STARTING)
+        if settings.trace:
+            finished = _traced(clocks, finished, settings.trace, math.ceil(len(missing) / batch_size / len(names)))
+        # The rest of the loop, and the last commit at its end.
+        with clocks.clock(monitor.WRITING), store.Writer(directory, attributes) as writer:
+            for batch, features in finished:
+                taken = missing[batch.positions]
+                vectors = _narrow(features, settings.dtype, images, taken)
+                facts = images.paths.take(taken), images.sizes[taken], images.mtimes[taken]
+                writer.append(Rows(vectors, *facts, batch.fingerprints))
+                bar.set_postfix_str(str(gpus), refresh=False)
                 bar.update(len(taken))
+    with devices.running_in("auto", names) as fastest:
+        setup = monitor.Setup(
+            gpus=sum(name.startswith("GPU") for name in names),
+            cores=len(os.sched_getaffinity(0)),
+            threads=settings.threads,
+            gpu_use=gpus.mean_use(),
+            faster_precision=precision == "float32" != fastest,
+            faster_engine=engine.name != "openvino" and names == ["CPU:0"],
+        )
     print(
-        f"{monitor.verdict(len(missing))} ({engine.name} in {precision} on {', '.join(names)}, batches of {batch_size})"
+        f"{clocks.shares(len(missing))} ({engine.name} in {precision} on {', '.join(names)}, batches of {batch_size})"
     )
+    print(monitor.verdict(clocks.seconds, setup))
     return rejected
+
+
+def _batch_size(names: list[str], engine_name: str) -> int:
+    if names[0].startswith("GPU"):
+        return 256
+    # OpenVINO runs a batch on each core, and what passes between two layers of a larger one leaves the core's cache:
+    # 8 ran fastest of 1 to 64 with EfficientNet-Lite0 and Inception V3 alike. TensorFlow spreads one over the cores.
+    return 8 if engine_name == "openvino" else 32
+
+
+def _traced(clocks: monitor.Monitor, batches: Iterable[Item], directory: str, expected: int) -> Iterator[Item]:
+    """Passes `batches` on, of which `expected` are to come, and has TensorFlow's profiler watch some of them."""
+    iterator = iter(batches)
+    yield from itertools.islice(iterator, min(UNTRACED, expected // 4))
+    with clocks.clock(monitor.TRACING):
+        tf.profiler.experimental.start(directory)
+    try:
+        yield from itertools.islice(iterator, TRACED)
+    finally:
+        try:
+            with clocks.clock(monitor.TRACING):
+                tf.profiler.experimental.stop()
+        except tf.errors.OpError as error:
+            # Hours of extraction are worth more than their trace.
+            warnings.warn(f"the trace could not be written to {directory}: {error.message}", stacklevel=1)
+    yield from iterator
 
 
 def _narrow(features: np.ndarray, dtype: str, images: Images, taken: np.ndarray) -> np.ndarray:

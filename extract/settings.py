@@ -14,12 +14,13 @@ class Settings:
     cache_dir: str
     module: str
     image_size: tuple[int, int] | None = None  # height, width; None: the module's own
-    batch_size: int | None = None  # for each device; None: 32 on processors, 256 on GPUs
+    batch_size: int | None = None  # for each device; None: what runs fastest there
     precision: str = "auto"
     engine: str = "auto"
     devices: str = "auto"
     dtype: str = "float16"
     decode_threads: int | None = None  # None: one for each core
+    trace: str | None = None  # a folder for TensorFlow's profiler; None: no trace
 
     @property
     def threads(self) -> int:

@@ -1,8 +1,9 @@
-# make demo | extract | train | predict | tensorboard | test | lint | clean
+# make demo | extract | train | predict | tensorboard | bench | test | lint | clean
 #
 #   make extract IMAGE_DIR=~/flower_photos      fills CACHE_DIR with the bottlenecks of the photos
 #   make train                                  fits a classifier on CACHE_DIR, into OUTPUT_DIR
 #   make predict IMAGES="a.jpg b.jpg"           labels photos with it
+#   make bench IMAGE_DIR=~/flower_photos        measures each stage beside its limit
 #
 # ARGS passes further flags on: make train ARGS="--learning_rate 0.1"; python -m train -h lists them.
 
@@ -17,7 +18,7 @@ INSTALLED := .venv/installed
 EXTRAS := demo,tensorboard,test,$(if $(wildcard /proc/driver/nvidia/version),gpu,openvino)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo extract train predict tensorboard test lint clean
+.PHONY: help demo extract train predict tensorboard bench test lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -49,6 +50,9 @@ predict: $(INSTALLED)
 
 tensorboard: $(INSTALLED)
 	$(BIN)/tensorboard --logdir "$(OUTPUT_DIR)/logs"
+
+bench: $(INSTALLED)
+	@$(BIN)/python -m benchmarks $(if $(IMAGE_DIR),--image_dir "$(IMAGE_DIR)") $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -1,0 +1,195 @@
+"""Bottlenecks from and to the disk: ours beside one mapped array, HDF5 read by h5py, TFRecord, and text files.
+
+All files are read from memory, where the first, uncounted turn leaves them: the disk is the same for all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import tensorflow as tf
+
+import cache as bottlenecks
+from benchmarks import measure, synthetic
+from benchmarks.measure import Contender, Options, Result
+from cache import store
+from cache.store import Cache
+from train import stream
+from train.stream import Images
+
+ROWS = 400_000  # 1 GB at float16
+BATCH = 100
+SUITE = "cache"
+
+
+def reading(options: Options) -> Iterator[Result]:
+    """In order and at random, beside the same bytes in other forms."""
+    folder = options.scratch / "reading"
+    count = options.scaled(ROWS, least=500)
+    cache = bottlenecks.open(synthetic.write(folder / "cache", count))
+    everything = Images(cache, np.arange(count))
+    array = _npy(folder / "vectors.npy", cache)
+    hdf5 = _hdf5(folder / "vectors.h5", array)
+    few = array[: max(BATCH, count // 20)]  # the slow forms read fewer; what counts is the rate
+    records = _tfrecord(folder / "vectors.tfrecord", few)
+    texts = _texts(folder / "texts", few[: options.scaled(500, least=BATCH)])
+    gigabytes = array.nbytes / 1e9
+    step = stream.BLOCK_BYTES // stream.row_bytes(cache)
+    figures = measure.turns(
+        {
+            "ours": measure.rate(gigabytes, lambda: _exhaust(stream.sequential(everything))),
+            "memmap": measure.rate(gigabytes, lambda: _in_order(array, step)),
+            "h5py": measure.rate(gigabytes, lambda: _in_order(hdf5, step)),
+            "TFRecord": measure.rate(few.nbytes / 1e9, lambda: _read_tfrecord(records)),
+        },
+        options.repeats,
+    )
+    for name, target in (("memmap", 0.95), ("h5py", None), ("TFRecord", None)):
+        yield Result(SUITE, "read in order", "GB/s", figures["ours"], name, figures[name], target)
+
+    batches = options.scaled(1000, least=4)
+    slow = max(2, batches // 50)
+    random = np.random.default_rng(0).integers(count, size=(batches, BATCH))
+    figures = measure.turns(
+        {
+            "ours": measure.rate(batches * BATCH, lambda: _each(cache.bottlenecks, random)),
+            "memmap": measure.rate(batches * BATCH, lambda: _each(array.__getitem__, random)),
+            "h5py": measure.rate(slow * BATCH, lambda: _each(hdf5.__getitem__, map(np.unique, random[:slow]))),
+            "text": measure.rate(2 * BATCH, lambda: _each(_read_texts, [texts[:BATCH], texts[-BATCH:]])),
+        },
+        options.repeats,
+    )
+    for name, reference, target in (
+        ("memmap", "memmap", 0.9),
+        ("h5py", "h5py", None),
+        ("text", "a text file each, as the tutorial's", 100.0),
+    ):
+        yield Result(SUITE, "random batches", "vectors/s", figures["ours"], reference, figures[name], target)
+    hdf5.file.close()
+    shutil.rmtree(folder)
+
+
+def writing(options: Options) -> Iterator[Result]:
+    """To the disk, flushed, with checksums and columns, beside numpy.save and a flush."""
+    folder = options.scratch / "writing"
+    folder.mkdir()
+    vectors, _ = synthetic.vectors(options.scaled(ROWS // 4, least=500))
+    blocks = [synthetic.rows(vectors[start : start + 4096], start) for start in range(0, len(vectors), 4096)]
+    gigabytes = vectors.nbytes / 1e9
+
+    def ours() -> None:
+        with store.Writer(folder / "cache", synthetic.module().attributes()) as writer:
+            for rows in blocks:
+                writer.append(rows)
+
+    def numpy() -> None:
+        with open(folder / "vectors.npy", "wb") as file:
+            np.save(file, vectors)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def cleared(contender: Contender) -> float:
+        figure = contender()
+        shutil.rmtree(folder)
+        folder.mkdir()
+        return figure
+
+    figures = measure.turns(
+        {
+            "ours": lambda: cleared(measure.rate(gigabytes, ours)),
+            "numpy": lambda: cleared(measure.rate(gigabytes, numpy)),
+        },
+        options.repeats,
+    )
+    yield Result(SUITE, "write", "GB/s", figures["ours"], "numpy.save and fsync", figures["numpy"], 0.7)
+    shutil.rmtree(folder)
+
+
+def opening(options: Options) -> Iterator[Result]:
+    """A cache of ten million images, beside reading its index's bytes."""
+    folder = synthetic.write(options.scratch / "opening", 1000)
+    count = options.scaled(10_000_000, least=1000)
+    synthetic.write_index(folder, np.arange(count, dtype=np.int32) % synthetic.CLASSES)
+    figures = measure.turns(
+        {
+            "ours": measure.seconds(lambda: bottlenecks.open(folder)),
+            "bytes": measure.seconds((folder / store.INDEX).read_bytes),
+        },
+        options.repeats,
+    )
+    case = f"open {count:,} images"
+    yield Result(SUITE, case, "s", figures["ours"], "read the index's bytes", figures["bytes"])
+    shutil.rmtree(folder)
+
+
+CASES = (reading, writing, opening)
+
+
+def _npy(path: Path, cache: Cache) -> np.ndarray:
+    """All bottlenecks as one mapped array."""
+    array = np.lib.format.open_memmap(path, "w+", cache.dtype, (len(cache), cache.module.dimension))
+    done = 0
+    for vectors, _ in stream.sequential(Images(cache, np.arange(len(cache)))):
+        array[done : done + len(vectors)] = vectors
+        done += len(vectors)
+    array.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def _hdf5(path: Path, array: np.ndarray) -> h5py.Dataset:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("vectors", data=array)
+    return h5py.File(path, "r")["vectors"]
+
+
+def _tfrecord(path: Path, vectors: np.ndarray) -> Path:
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for vector in vectors:
+            feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[vector.tobytes()]))
+            example = tf.train.Example(features=tf.train.Features(feature={"vector": feature}))
+            writer.write(example.SerializeToString())
+    return path
+
+
+def _texts(folder: Path, vectors: np.ndarray) -> list[Path]:
+    """As the tutorial's script writes its bottlenecks: numbers with commas, a file each."""
+    folder.mkdir()
+    files = [folder / f"{number:06}.txt" for number in range(len(vectors))]
+    for file, vector in zip(files, vectors.astype(np.float32), strict=True):
+        file.write_text(",".join(str(value) for value in vector))
+    return files
+
+
+def _in_order(array: np.ndarray | h5py.Dataset, step: int) -> None:
+    for start in range(0, len(array), step):
+        block = array[start : start + step]
+        if isinstance(block, np.memmap):  # nothing is read before it is copied
+            np.array(block)
+
+
+def _read_tfrecord(path: Path) -> None:
+    features = {"vector": tf.io.FixedLenFeature([], tf.string)}
+
+    def parse(records: tf.Tensor) -> tf.Tensor:
+        return tf.io.decode_raw(tf.io.parse_example(records, features)["vector"], tf.half)
+
+    _exhaust(tf.data.TFRecordDataset(str(path)).batch(1024).map(parse, num_parallel_calls=2).prefetch(2))
+
+
+def _read_texts(files: list[Path]) -> np.ndarray:
+    return np.array([[float(value) for value in file.read_text().split(",")] for file in files], np.float32)
+
+
+def _each(read: Callable[..., np.ndarray], keys: object) -> None:
+    for key in keys:  # type: ignore[attr-defined]
+        read(key)
+
+
+def _exhaust(items: object) -> None:
+    for _ in items:  # type: ignore[attr-defined]
+        pass

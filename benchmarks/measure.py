@@ -1,0 +1,195 @@
+"""Measuring on a machine that others use too: contenders take turns, and their ratio is taken turn by turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cache.errors import UserError
+
+# Runs once and returns its figure: a rate, seconds, or bytes.
+Contender = Callable[[], float]
+
+SMALLER_IS_BETTER = ("s", "MB")
+_PACKAGES = ("tensorflow", "keras", "openvino", "numpy", "h5py", "scikit-learn", "pillow")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the flags say that concerns every suite."""
+
+    repeats: int  # turns that each contender takes
+    scale: float  # of the sizes of what is measured; 1 gives figures worth keeping
+    photos: Path | None  # folder of class folders
+    scratch: Path  # deleted at the end
+
+    def scaled(self, size: int, least: int = 1) -> int:
+        return max(least, round(size * self.scale))
+
+    @property
+    def seconds(self) -> float:
+        """How long one turn of something that could run for ever lasts."""
+        return max(0.05, min(1.0, self.scale))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case: what was measured of ours, and of the reference in the same turns."""
+
+    suite: str
+    case: str
+    unit: str
+    ours: Sequence[float]  # one figure a turn
+    reference_name: str | None = None
+    reference: Sequence[float] | None = None
+    target: float | None = None  # of the ratio; of our own figure where there is no reference
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times better ours was than the reference, turn by turn."""
+        pairs = zip(self.ours, self.reference or (), strict=bool(self.reference))
+        if self.unit in SMALLER_IS_BETTER:
+            return [reference / ours for ours, reference in pairs]
+        return [ours / reference for ours, reference in pairs]
+
+    @property
+    def met(self) -> bool | None:
+        """None where nothing was aimed at."""
+        if self.target is None:
+            return None
+        if self.reference:
+            return statistics.median(self.ratios) >= self.target
+        figure = statistics.median(self.ours)
+        return figure <= self.target if self.unit in SMALLER_IS_BETTER else figure >= self.target
+
+
+def turns(contenders: Mapping[str, Contender], repeats: int, warm: bool = True) -> dict[str, list[float]]:
+    """The figures of each contender, `repeats` of them, A B C A B C: what slows the machine down meets all alike.
+
+    With `warm`, each runs once before, uncounted: files get into memory, graphs are traced, threads started.
+    """
+    if warm:
+        for contender in contenders.values():
+            contender()
+    figures: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in tqdm(range(repeats), desc="turns", leave=False):
+        # Every other turn backwards, so that none always follows the same one.
+        for name in list(contenders)[:: -1 if turn % 2 else 1]:
+            figures[name].append(contenders[name]())
+    return figures
+
+
+def rate(amount: float, work: Callable[[], object]) -> Contender:
+    """Does `amount` of something a turn; the figure is how much a second."""
+    return lambda: amount / _seconds(work)
+
+
+def rate_for(seconds: float, amount: float, work: Callable[[], object]) -> Contender:
+    """The same, doing `work` again until `seconds` are over: for contenders of very different speeds."""
+
+    def figure() -> float:
+        began, done = time.perf_counter(), 0.0
+        while (spent := time.perf_counter() - began) < seconds or not done:
+            work()
+            done += amount
+        return done / spent
+
+    return figure
+
+
+def seconds(work: Callable[[], object]) -> Contender:
+    """The figure is how long `work` takes."""
+    return lambda: _seconds(work)
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results as a table in Markdown, so that it can be kept in a README as it is."""
+    head = ("suite", "case", "ours", "reference", "ratio, median [min..max]", "target", "met?")
+    rows = [head, *(_row(result) for result in results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def write_json(path: Path, results: Sequence[Result], options: Options) -> None:
+    """The same for programs, with every turn's figure. Raises UserError where it cannot be written."""
+    content = {
+        "machine": machine(),
+        "repeats": options.repeats,
+        "scale": options.scale,
+        "results": [_record(result) for result in results],
+    }
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --json") from None
+
+
+def machine() -> dict[str, Any]:
+    """What figures depend on: processor, cores, versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
+    return {
+        "processor": models[0].partition(":")[2].strip() if models else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _record(result: Result) -> dict[str, Any]:
+    return {
+        "suite": result.suite,
+        "case": result.case,
+        "unit": result.unit,
+        "ours": list(result.ours),
+        "reference_name": result.reference_name,
+        "reference": list(result.reference) if result.reference else None,
+        "ratios": result.ratios,
+        "ratio": statistics.median(result.ratios) if result.reference else None,
+        "target": result.target,
+        "met": result.met,
+    }
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    ours = f"{_number(statistics.median(result.ours))} {result.unit}"
+    if result.reference:
+        ratios = result.ratios
+        reference = f"{_number(statistics.median(result.reference))} {result.unit}, {result.reference_name}"
+        ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}..{max(ratios):.2f}]"
+    else:
+        reference, ratio = "", ""
+    target = "" if result.target is None else f"{result.target:g}" + ("" if result.reference else f" {result.unit}")
+    met = {None: "", True: "yes", False: "no"}[result.met]
+    return result.suite, result.case, ours, reference, ratio, target, met
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,187 @@
+"""Training on a cache: the steps beside scikit-learn, the whole command's time, and what grows with the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cache as bottlenecks
+from benchmarks import measure, synthetic
+from benchmarks.measure import Options, Result
+from cache import command, store
+from train.run import TrainSettings
+
+VECTORS, BATCH, STEPS = 2400, 100, 4000
+ROWS = 400_000  # 1 GB at float16
+SUITE = "train"
+
+
+def steps(options: Options) -> Iterator[Result]:
+    """The default fit's steps in this process, graphs traced, beside one fit of scikit-learn's."""
+    from sklearn.linear_model import LogisticRegression
+
+    from train import head, solvers
+    from train.stream import Images
+
+    cache = bottlenecks.open(synthetic.write(options.scratch / "steps", VECTORS))
+    images = Images(cache, np.arange(VECTORS))
+    vectors = cache.bottlenecks(images.rows).astype(np.float32)
+    start = head.initial(synthetic.DIMENSION, synthetic.CLASSES, np.random.default_rng(0))
+    how_many = options.scaled(STEPS, least=20)
+
+    def ours(interval: int) -> None:
+        generator = np.random.default_rng(1)
+        for _ in solvers.sgd(
+            start, images, generator, steps=how_many, batch_size=BATCH, learning_rate=0.01, interval=interval
+        ):
+            pass
+
+    figures = measure.turns(
+        {
+            "command's": measure.seconds(lambda: ours(TrainSettings.eval_step_interval)),
+            "steps alone": measure.seconds(lambda: ours(how_many)),
+            "scikit-learn": measure.seconds(
+                lambda: LogisticRegression(C=1.0, max_iter=1000).fit(vectors, images.label_ids)
+            ),
+        },
+        options.repeats,
+    )
+    reference = "LogisticRegression(C=1).fit", figures["scikit-learn"], 1.0
+    case = f"{how_many:,} steps of {BATCH}"
+    yield Result(
+        SUITE, f"{case}, a point each {TrainSettings.eval_step_interval}", "s", figures["command's"], *reference
+    )
+    yield Result(SUITE, f"{case}, no curve", "s", figures["steps alone"], *reference)
+
+
+def command_(options: Options) -> Iterator[Result]:
+    """From a cache to an exported classifier with all defaults, in a new process, after TensorFlow's import."""
+    folder = options.scratch / "command"
+    synthetic.write(folder / "cache", VECTORS)
+    _write_backbone(folder / "cache")
+    figures = measure.turns(
+        {"ours": lambda: _in_new_process(_fit, folder, folder / "out")}, options.repeats, warm=False
+    )
+    yield Result(SUITE, "from cache to exported classifier", "s", figures["ours"], target=3.0)
+
+
+def streaming(options: Options) -> Iterator[Result]:
+    """All of a big cache through one head, beside reading one mapped array and making it float32."""
+    from train import evaluate, head, stream
+
+    folder = options.scratch / "streaming"
+    count = options.scaled(ROWS, least=500)
+    cache = bottlenecks.open(synthetic.write(folder, count))
+    images = stream.Images(cache, np.arange(count))
+    array = np.lib.format.open_memmap(folder / "all.npy", "w+", cache.dtype, (count, cache.module.dimension))
+    step = stream.BLOCK_BYTES // stream.row_bytes(cache)
+    for begin in range(0, count, step):
+        array[begin : begin + step] = cache.bottlenecks(images.rows[begin : begin + step])
+    start = head.initial(synthetic.DIMENSION, synthetic.CLASSES, np.random.default_rng(0))
+
+    def reference() -> None:
+        for begin in range(0, count, step):
+            array[begin : begin + step].astype(np.float32)
+
+    gigabytes = array.nbytes / 1e9
+    figures = measure.turns(
+        {
+            "ours": measure.rate(gigabytes, lambda: evaluate.evaluate(start, images)),
+            "memmap": measure.rate(gigabytes, reference),
+        },
+        _few(options),
+    )
+    case = f"{gigabytes:.2g} GB through one head"
+    yield Result(SUITE, case, "GB/s", figures["ours"], "memmap, astype(float32)", figures["memmap"], 0.6)
+
+
+def growth(options: Options) -> Iterator[Result]:
+    """The same fit on ten times the images, each in a new process: what it costs in time and memory."""
+    small, large = options.scaled(100_000, least=500), options.scaled(1_000_000, least=5000)
+    folder = options.scratch / "growth"
+    shards = synthetic.write(folder / "shards", small) / store.SHARDS
+    how_many = options.scaled(1000, least=20)
+    for count in (small, large):
+        cache = folder / f"{count}" / "cache"
+        cache.mkdir(parents=True)
+        (cache / store.SHARDS).symlink_to(shards)
+        synthetic.write_index(cache, np.arange(count, dtype=np.int32) % synthetic.CLASSES)
+        _write_backbone(cache)
+    megabytes: dict[int, list[float]] = {small: [], large: []}
+
+    def fit(count: int) -> float:
+        place = folder / f"{count}"
+        spent, peak = _in_new_process(_fit_and_watch, place / "cache", place / "out", how_many)
+        megabytes[count].append(peak)
+        return spent
+
+    figures = measure.turns({"large": lambda: fit(large), "small": lambda: fit(small)}, _few(options), warm=False)
+    case, reference = f"fit of {how_many:,} steps on {large:,} images", f"on {small:,}"
+    yield Result(SUITE, case, "s", figures["large"], reference, figures["small"])
+    yield Result(SUITE, f"{case}, memory", "MB", megabytes[large], reference, megabytes[small])
+
+
+CASES = (steps, command_, streaming, growth)
+
+
+def _few(options: Options) -> int:
+    """Turns of what takes many seconds each: a gigabyte, or a new process, which has to import TensorFlow."""
+    return -(-options.repeats // 2)
+
+
+def _write_backbone(folder: Path) -> None:
+    """The built-in network beside the bottlenecks, for the classifier that is exported."""
+    from extract import backbone, serving
+
+    serving.save(backbone.load(backbone.DEFAULT, None), folder / store.BACKBONE)
+
+
+def _in_new_process(work: Callable[..., Any], *arguments: object) -> Any:
+    """What `work` returns there. Nothing that this process has traced or allocated helps or counts."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *arguments).result()
+
+
+def _fit(cache_dir: Path, output_dir: Path) -> float:
+    """Seconds of `python -m train` with all defaults, TensorFlow's import left out."""
+    from train import run
+
+    command.import_tensorflow()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return measure.seconds(lambda: run.train(TrainSettings(cache_dir, output_dir)))()
+
+
+def _fit_and_watch(cache_dir: Path, output_dir: Path, how_many: int) -> tuple[float, float]:
+    """Seconds of a fit, and the most memory that it took, MB, mapped files left out: those the system can drop."""
+    from train import run
+
+    command.import_tensorflow()
+    settings = TrainSettings(cache_dir, output_dir, how_many_training_steps=how_many)
+    before, peak, ended = _anonymous(), 0.0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.005):
+            peak = max(peak, _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        spent = measure.seconds(lambda: run.fit(settings))()
+    ended.set()
+    watcher.join()
+    return spent, max(peak, _anonymous()) - before
+
+
+def _anonymous() -> float:
+    """Memory of this process that no file backs, MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1e3

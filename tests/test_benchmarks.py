@@ -1,0 +1,114 @@
+"""The benchmarks as a command, small: what they report, never how fast anything was."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPO = Path(__file__).resolve().parent.parent
+SMALLER_IS_BETTER = ("s", "MB")
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, **environment)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Eight little JPEGs of two classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        path = folder / ("daisy", "tulip")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (30, 40, 3), np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_run(photos, tmp_path_factory):
+    """What a small run printed, its report, and the folder that it had for temporary files."""
+    folder = tmp_path_factory.mktemp("run")
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    flags = ("--suite", "decode", "--suite", "cache", "--image_dir", photos, "--scale", 0.001, "--repeats", 2)
+    done = run(*flags, "--json", folder / "report.json", env={**os.environ, "TMPDIR": str(temporary)})
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads((folder / "report.json").read_text()), temporary
+
+
+def test_the_report_has_every_turn_of_every_case(small_run):
+    _, report, _ = small_run
+    assert report["repeats"] == 2
+    assert report["machine"]["cores"] >= 1
+    assert {result["suite"] for result in report["results"]} == {"decode", "cache"}
+    for result in report["results"]:
+        assert result["case"] and result["unit"]
+        assert len(result["ours"]) == 2 and all(figure > 0 for figure in result["ours"])
+        assert len(result["reference"]) == 2 and result["reference_name"]
+
+
+def test_ratios_are_those_of_the_figures_turn_by_turn(small_run):
+    _, report, _ = small_run
+    for result in report["results"]:
+        ours, reference = np.array(result["ours"]), np.array(result["reference"])
+        expected = reference / ours if result["unit"] in SMALLER_IS_BETTER else ours / reference
+        np.testing.assert_allclose(result["ratios"], expected)
+        assert result["ratio"] == pytest.approx(statistics.median(result["ratios"]))
+        assert result["met"] == (None if result["target"] is None else result["ratio"] >= result["target"])
+
+
+def test_a_smaller_time_is_the_better_one(small_run):
+    _, report, _ = small_run
+    units = {result["case"]: result["unit"] for result in report["results"]}
+    assert units["photos as they are"] == "images/s"
+    assert next(unit for case, unit in units.items() if case.startswith("open ")) == "s"
+
+
+def test_the_table_has_a_line_for_each_result(small_run):
+    output, report, _ = small_run
+    head, _, *lines = [line for line in output.splitlines() if line.startswith("|")]
+    columns = ["suite", "case", "ours", "reference", "ratio, median [min..max]", "target", "met?"]
+    assert [cell.strip() for cell in head.strip("|").split("|")] == columns
+    assert len(lines) == len(report["results"])
+    for line, result in zip(lines, report["results"], strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[:2] == [result["suite"], result["case"]]
+        assert cells[4].startswith(f"{result['ratio']:.2f} [")
+        assert cells[6] == {None: "", True: "yes", False: "no"}[result["met"]]
+
+
+def test_nothing_is_left_behind(small_run):
+    _, _, temporary = small_run
+    assert list(temporary.glob("benchmarks-*")) == []
+
+
+def test_help_needs_no_tensorflow():
+    code = "import sys, benchmarks.__main__ as b\ntry: b.main(['-h'])\nfinally: print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert "--suite" in done.stdout and done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--suite", "decode,nope"], "'nope'"),
+        (["--repeats", "0"], "--repeats"),
+        (["--scale", "-1"], "--scale"),
+        (["--suite", "decode", "--image_dir", "no/such/folder"], "no/such/folder"),
+        (["--suite", "cache", "--json", "no/such/folder/report.json"], "no/such/folder/report.json"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, said):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and said in line

@@ -1,5 +1,6 @@
 """What an extraction promises whatever runs it and whatever it is fed: near enough vectors, bounded memory."""
 
+import io
 import os
 import subprocess
 import sys
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 import cache
+from extract import backbone, decode
 from extract.run import extract
 from extract.settings import Settings
 from tests import modules
@@ -57,6 +60,26 @@ def test_mixed_precision_moves_a_vector_little_and_a_class_hardly_ever(flowers, 
     accuracy = [classifier.score(v[~training], label_ids[~training]) for v in (reference, found)]
     assert accuracy[0] > 0.8
     assert abs(accuracy[1] - accuracy[0]) <= 3 / np.count_nonzero(~training)
+
+
+@pytest.mark.skipif(not FLOWERS.is_dir(), reason="the flower photos are not here")
+def test_leaving_out_detail_of_large_photos_moves_a_vector_little():
+    network = backbone.load("efficientnet_lite0")
+    scaled, whole = [], []
+    for photo in sorted(FLOWERS.glob("*/*.jpg"))[::60]:
+        with Image.open(photo) as picture:
+            enlargement = (12e6 / (picture.width * picture.height)) ** 0.5
+            size = round(picture.width * enlargement), round(picture.height * enlargement)
+            large = io.BytesIO()
+            picture.convert("RGB").resize(size, Image.LANCZOS).save(large, "JPEG", quality=90)
+        encoded = tf.constant(large.getvalue())
+        assert min(decode.decode(encoded, 4 * 224).shape[:2]) < min(size)  # or nothing would be left out
+        scaled.append(decode.preprocess(encoded, 224, 224))
+        whole.append(decode.resize(decode.decode(encoded), 224, 224))
+    a, b = (network.features(tf.cast(tf.stack(images), tf.float32) / 255).numpy() for images in (scaled, whole))
+    cosines = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    assert cosines.min() >= 0.99
+    assert cosines.mean() >= 0.999
 
 
 def peak(photos, cache_dir, module, threads):

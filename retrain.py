@@ -97,7 +97,7 @@ def _retrain(flags: argparse.Namespace) -> None:
     if flags.saved_model_dir:
         folders["saved_model_dir"] = flags.saved_model_dir.absolute().parent
     for name, folder in folders.items():
-        run.check_writable(folder, f"--{name}")
+        command.check_writable(folder, f"--{name}")
     directory = _extract(flags)
 
     result = run.fit(

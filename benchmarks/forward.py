@@ -107,8 +107,7 @@ def _model_file(network: Network, scratch: Path) -> Path:
     import openvino as ov
 
     path = scratch / f"{network.name}.xml"
-    # Private to the engine; a second way to make the model might make another one.
-    model = engines._read(ov.Core(), network.backbone, OPENVINO_BATCH)
+    model = engines.openvino_model(ov.Core(), network.backbone, OPENVINO_BATCH)
     ov.save_model(model, path, compress_to_fp16=False)
     return path
 

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from cache.errors import UserError
@@ -73,6 +74,16 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Raises UserError where `folder`, which `flag` named, cannot be written: better now than after hours of work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; choose another {flag}") from None
 
 
 def positive(text: str) -> int:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
 from cache import command
-from cache.errors import UserError
 
 DESCRIPTION = """Runs every image below --image_dir through a network trained on ImageNet, once, and keeps the vector
 before its last layer (the bottleneck) in --cache_dir. Each subfolder is a class. Run it again after adding, changing,
@@ -84,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     from extract.settings import Settings
 
     if flags.trace:
-        _check_writable(Path(flags.trace))
+        command.check_writable(Path(flags.trace), "--trace")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     result = extract(Settings(**vars(flags)))
     total = result.computed + result.reused
@@ -94,16 +92,6 @@ def main(arguments: list[str] | None = None) -> None:
     if flags.trace:
         print(f"trace: tensorboard --logdir {flags.trace}" if result.computed else "no trace: nothing was computed")
     print(f"next: python -m train --cache_dir {result.directory}")
-
-
-def _check_writable(directory: Path) -> None:
-    """Raises UserError where no trace can be written: before the work of which it would be."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write a trace to {directory}: {error.strerror}; choose another --trace") from error
 
 
 def _image_size(text: str) -> tuple[int, int]:

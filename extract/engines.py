@@ -79,7 +79,7 @@ def openvino(backbone: Backbone, precision: str, batch_size: int) -> Engine:
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
     }
     try:
-        compiled = core.compile_model(_read(core, backbone, batch_size), "CPU", hints)
+        compiled = core.compile_model(openvino_model(core, backbone, batch_size), "CPU", hints)
     except (RuntimeError, OSError) as error:
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
         raise UserError(
@@ -128,7 +128,7 @@ def _padded(images: tf.Tensor, size: int) -> tf.Tensor:
     return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else images
 
 
-def _read(core: Any, backbone: Backbone, batch_size: int) -> Any:
+def openvino_model(core: Any, backbone: Backbone, batch_size: int) -> Any:
     """The network as an OpenVINO model, from uint8 [batch_size, height, width, 3]."""
     shape = [None, *backbone.image_size, 3]
     traced = tf.function(_forward(backbone), input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False)

@@ -42,7 +42,7 @@ def extract(settings: Settings) -> Result:
 
         names = devices.choose(settings.devices)
         engine = engines.choose(settings.engine, names)
-        target.check_writable(Path(settings.cache_dir))
+        command.check_writable(Path(settings.cache_dir), "--cache_dir")
         network = backbone.load(settings.module, settings.image_size)
         made_by, prepared = target.prepare(settings, network)
         if prepared != directory:

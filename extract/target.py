@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache import store
-from cache.errors import CacheError, UserError
+from cache import command, store
+from cache.errors import CacheError
 from extract import backbone
 from extract.settings import Settings
 
@@ -57,21 +56,10 @@ def prepare(settings: Settings, network: Backbone) -> tuple[store.Module, Path]:
     is_folder_of_one = store.directories(cache_dir) == [cache_dir]
     name = f"{backbone.short_name(settings.module)}-{made_by.fingerprint}"
     directory = cache_dir if is_folder_of_one else cache_dir / name
-    check_writable(directory)
+    command.check_writable(directory, "--cache_dir")
     if not is_complete(directory):
         serving.save(network, directory / store.BACKBONE)
     return made_by, directory
-
-
-def check_writable(directory: Path) -> None:
-    """Raises UserError where nothing can be written: before the network is loaded, not after minutes of work."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        reason = None if os.access(directory, os.W_OK | os.X_OK) else "permission denied"
-    except OSError as error:
-        reason = error.strerror
-    if reason:
-        raise UserError(f"cannot write the cache {directory}: {reason}; choose another --cache_dir")
 
 
 def _identity(settings: Settings) -> str:

@@ -2,4 +2,14 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session")
+def module(tmp_path_factory):
+    """The path of a small SavedModel."""
+    from tests import modules  # TensorFlow, which some of the tests do not need
+
+    return modules.make_tf2_hub_module(tmp_path_factory.mktemp("modules") / "tiny")

@@ -27,11 +27,6 @@ from tests.pictures import make_folder, pixels, write_picture
 REPO = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="session")
-def module(tmp_path_factory):
-    return modules.make_tf2_hub_module(tmp_path_factory.mktemp("modules") / "tiny")
-
-
 @pytest.fixture
 def run(tmp_path, module):
     """Extracts `tmp_path/photos` into `tmp_path/cache`."""
@@ -333,7 +328,7 @@ ERRORS = {
     "image size": (["--image_dir", "{tmp}/two", "--image_size", "2x3x4"], "'2x3x4' is no image size"),
     "precision": (["--image_dir", "{tmp}/two", "--precision", "int4"], "invalid choice: 'int4'"),
     "unknown flag": (["--image_dir", "{tmp}/two", "--bach_size", "3"], "unrecognized arguments: --bach_size"),
-    "cache under a file": (["--image_dir", "{tmp}/two", "--cache_dir", "{tmp}/file/cache"], "cannot write the cache"),
+    "cache under a file": (["--image_dir", "{tmp}/two", "--cache_dir", "{tmp}/file/cache"], "cannot write"),
     "device": (["--image_dir", "{tmp}/two", "--devices", "GPU:7"], "this machine has no GPU:7"),
     "unknown module": (["--image_dir", "{tmp}/two", "--module", "inception_v9"], "inception_v9"),
 }

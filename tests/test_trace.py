@@ -13,15 +13,9 @@ from extract import fill, nvml
 from extract.__main__ import main
 from extract.run import extract
 from extract.settings import Settings
-from tests import modules
 from tests.pictures import make_folder
 
 REPO = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def module(tmp_path_factory):
-    return modules.make_tf2_hub_module(tmp_path_factory.mktemp("modules") / "tiny")
 
 
 @pytest.fixture
@@ -87,7 +81,7 @@ def test_a_trace_that_cannot_be_written_is_refused_before_the_work(tmp_path, fla
     (tmp_path / "file").write_text("")
     assert command.run(main, [*flags, "--trace", str(tmp_path / place)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: cannot write a trace to {tmp_path / place}: ")
+    assert error.startswith(f"error: cannot write {tmp_path / place}: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "cache").exists()
 

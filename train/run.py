@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ import numpy as np
 
 import cache as bottlenecks
 from cache import command
-from cache.errors import CacheError, UserError
+from cache.errors import CacheError
 from cache.store import Cache
 from train import report, split
 
@@ -77,7 +76,7 @@ class Result:
 
 def train(settings: TrainSettings) -> Result:
     """The whole of `python -m train`: fits, and writes the classifier and the report into output_dir."""
-    check_writable(settings.output_dir, "--output_dir")
+    command.check_writable(settings.output_dir, "--output_dir")
     result = fit(settings)
     _write(result)
     print(final_line(result))
@@ -91,7 +90,7 @@ def fit(settings: TrainSettings) -> Result:
     for a learning rate that makes the cross entropy infinite.
     """
     split.check_percentages(settings.testing_percentage, settings.validation_percentage)
-    check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
+    command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
     cache = bottlenecks.open(settings.cache_dir, settings.module)
     sets = _split(cache, settings)
 
@@ -209,13 +208,3 @@ def _tell_mistakes(cache: Cache, test: Evaluation) -> None:
     print("Misclassified test images:")
     for row, label_id in zip(test.mistakes, test.predicted, strict=True):
         print(f"{report.printable(cache.paths[row])}  {cache.labels[label_id]}")
-
-
-def check_writable(folder: Path, flag: str) -> None:
-    """Raises UserError where `folder` cannot be written: better now than after the training."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; choose another {flag}") from None

@@ -83,7 +83,7 @@ def writing(options: Options) -> Iterator[Result]:
     gigabytes = vectors.nbytes / 1e9
 
     def ours() -> None:
-        with store.Writer(folder / "cache", synthetic.module().attributes()) as writer:
+        with store.Writer(folder / "cache", synthetic.MODULE.attributes()) as writer:
             for rows in blocks:
                 writer.append(rows)
 

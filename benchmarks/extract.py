@@ -6,33 +6,40 @@ import contextlib
 import functools
 import io
 import itertools
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import keras
 import numpy as np
 
-from benchmarks import measure, networks, photos
+from benchmarks import measure, networks, photos, synthetic
 from benchmarks.measure import Contender, Options, Result
 from benchmarks.networks import Network
+from cache import store
 from cache.errors import UserError
-from extract import decode, devices, engines, fill, target
-from extract.backbone import Backbone
-from extract.engines import Engine
-from extract.images import Images
+from extract import backbone, decode, devices, engines, fill, target
+from extract.images import Images, list_images
 from extract.settings import Settings
 
 SUITE = "extract"
 KERAS_BATCH = 32
 HELP_SECONDS = 0.3
+FILES = 1_000_000
+NOTHING_TO_DO_MB = 1000
+# A process of its own in between: until a new program has started, its memory counts as that of who started it.
+_WATCH = """
+import resource, subprocess, sys, time
+began = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
 
 # The photos that one turn of each takes, so that all last a few seconds: (ours, Keras).
-PHOTOS = {"EfficientNet-Lite0": (400, 128), "Inception V3": (160, 48)}
+PHOTOS = {"EfficientNet-Lite0": (1500, 320), "Inception V3": (320, 96)}
 # Of the ratio to Keras: with the engine that auto takes, and with TensorFlow.
 TARGETS = {"EfficientNet-Lite0": (4.0, 1.8), "Inception V3": (4.0, 2.5)}
 
@@ -81,7 +88,40 @@ def start(options: Options) -> Iterator[Result]:
     yield Result(SUITE, "python -m extract -h", "s", figures["ours"], target=HELP_SECONDS)
 
 
-CASES = (end_to_end, start)
+def nothing_to_do(options: Options) -> Iterator[Result]:
+    """A run over an unchanged folder, beside walking through it and asking for each file's size and time."""
+    count = options.scaled(FILES, least=100)
+    folder = options.scratch / "nothing_to_do"
+    _write_files(folder / "files", count)
+    settings = Settings(str(folder / "files"), str(folder / "cache"), backbone.DEFAULT)
+    made_by, directory = target.prepare(settings, backbone.load(backbone.DEFAULT))
+    images = list_images(folder / "files")
+    synthetic.write(directory, 1000, made_by)
+    synthetic.write_index(directory, images.label_ids, made_by)
+    view = {name: getattr(images, name) for name in ("labels", "paths", "sizes", "mtimes")}
+    index = replace(store.read_index(directory)[1], image_dir=str(images.image_dir.resolve()), **view)
+    store.write_index(directory, made_by, index)
+    flags = ["--image_dir", settings.image_dir, "--cache_dir", settings.cache_dir]
+    written = (directory / store.INDEX).stat().st_mtime_ns
+    megabytes: list[float] = []
+
+    def ours() -> float:
+        spent, peak = _run([sys.executable, "-m", "extract", *flags])
+        megabytes.append(peak)
+        return spent
+
+    walk = f"import os\nfor _, _, _, fd in os.fwalk({settings.image_dir!r}):\n for e in os.scandir(fd): e.stat()"
+    figures = measure.turns(
+        {"ours": ours, "walk": lambda: _run([sys.executable, "-c", walk])[0]}, -(-options.repeats // 2)
+    )
+    assert (directory / store.INDEX).stat().st_mtime_ns == written, "there was something to do"
+    case = f"nothing to do, {count:,} files"
+    yield Result(SUITE, case, "s", figures["ours"], "os.scandir and stat", figures["walk"])
+    yield Result(SUITE, f"{case}, memory", "MB", megabytes, target=NOTHING_TO_DO_MB)
+    shutil.rmtree(folder)
+
+
+CASES = (end_to_end, start, nothing_to_do)
 
 
 class Extraction:
@@ -94,12 +134,14 @@ class Extraction:
         self._settings = Settings(str(images.image_dir), str(scratch / "prepared"), network.module_name)
         self._made_by, _ = target.prepare(self._settings, network.backbone)
         self._scratch = scratch
-        self._compiled: tuple[Engine, int] | None = None  # with its batch size
+        # `fill` compiles the network on each call, once in a run of hours; in a run of seconds it would count.
+        build = functools.partial(engines.build, self.engine_name, network.backbone, self.names)
+        self._engine = functools.cache(build)
 
     def run(self) -> None:
-        arguments = self._settings, self.names, self.engine_name, self._network.backbone, self._made_by
+        arguments = self._settings, self.names, self._engine, self._made_by
         everything = np.arange(len(self._images))
-        with tempfile.TemporaryDirectory(dir=self._scratch) as directory, self._compiled_once(), _silent():
+        with tempfile.TemporaryDirectory(dir=self._scratch) as directory, _silent():
             failed = fill.fill(*arguments, Path(directory), self._images, everything)
         if failed:
             raise UserError(
@@ -109,7 +151,8 @@ class Extraction:
     def decode(self) -> None:
         """What `run` waits for, without the network."""
         images, settings = self._images, self._settings
-        _, batch_size = self._engine()
+        with devices.running_in("auto", self.names) as precision:
+            batch_size = self._engine(precision).batch_size
         for _ in decode.batches(
             images.image_dir, images.paths, self._network.backbone.image_size, batch_size, settings.threads
         ):
@@ -117,29 +160,12 @@ class Extraction:
 
     def forward(self) -> None:
         """The network on as many images, without decoding."""
-        engine, batch_size = self._engine()
-        images = networks.random_images(self._network, batch_size)
-        batches = itertools.repeat((None, images), -(-len(self._images) // batch_size))
-        with devices.running_in("auto", self.names):
+        with devices.running_in("auto", self.names) as precision:
+            engine = self._engine(precision)
+            images = networks.random_images(self._network, engine.batch_size)
+            batches = itertools.repeat((None, images), -(-len(self._images) // engine.batch_size))
             for _ in engines.run(engine, batches):
                 pass
-
-    def _engine(self) -> tuple[Engine, int]:
-        if self._compiled is None:
-            self.run()
-        assert self._compiled is not None
-        return self._compiled
-
-    def _compiled_once(self) -> contextlib.AbstractContextManager:
-        """`fill` compiles the network on each call, once in a run of hours; in a run of seconds it would count."""
-        compile_ = getattr(engines, self.engine_name)
-
-        def lend(network: Backbone, devices_or_precision: Any, batch_size: int) -> Engine:
-            if self._compiled is None:
-                self._compiled = compile_(network, devices_or_precision, batch_size), batch_size
-            return self._compiled[0]
-
-        return mock.patch.object(engines, self.engine_name, lend)
 
 
 def _keras(images: Images, network: Network) -> None:
@@ -153,6 +179,23 @@ def _keras(images: Images, network: Network) -> None:
             shuffle=False,
         )
         network.model.predict(dataset, verbose=0)
+
+
+def _write_files(folder: Path, count: int) -> None:
+    """`count` tiny files in as many classes as a made-up cache has."""
+    for number in range(synthetic.CLASSES):
+        (folder / f"class {number}").mkdir(parents=True)
+    for number in range(count):
+        (folder / f"class {number % synthetic.CLASSES}" / f"photo-{number:09}.jpg").touch()
+
+
+def _run(arguments: Sequence[str]) -> tuple[float, float]:
+    """Seconds of a command, and the most memory that it took, MB. Raises UserError where it fails."""
+    done = subprocess.run([sys.executable, "-c", _WATCH, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{' '.join(arguments[:3])} failed ({done.stderr.strip()})")
+    spent, kilobytes = done.stdout.splitlines()[-1].split()
+    return float(spent), float(kilobytes) / 1e3
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from cache.shard import Rows
 DIMENSION = 1280  # EfficientNet-Lite0's
 CLASSES = 5
 AT_ONCE = 8192  # rows made at a time
+MODULE = store.Module("synthetic", "synthetic", "0123456789abcdef", 224, 224, "none", DIMENSION)
 
 
 def vectors(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,16 +29,16 @@ def vectors(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(values, 0).astype(np.float16), label_ids
 
 
-def write(directory: Path, count: int) -> Path:
+def write(directory: Path, count: int, made_by: store.Module = MODULE) -> Path:
     """A cache of `count` bottlenecks in `directory`, as an extraction leaves it but for the network."""
     label_ids = []
-    with store.Writer(directory, module().attributes()) as writer:
+    with store.Writer(directory, made_by.attributes()) as writer:
         block, ids = vectors(min(count, AT_ONCE))
         for start in range(0, count, AT_ONCE):
             taken = min(AT_ONCE, count - start)
             label_ids.append(ids[:taken])
             writer.append(rows(block[:taken], start))
-    write_index(directory, np.concatenate(label_ids))
+    write_index(directory, np.concatenate(label_ids), made_by)
     return directory
 
 
@@ -47,7 +48,7 @@ def rows(bottlenecks: np.ndarray, start: int = 0) -> Rows:
     return Rows(bottlenecks, paths(numbers), numbers, numbers, numbers.astype(np.uint64))
 
 
-def write_index(directory: Path, label_ids: np.ndarray) -> None:
+def write_index(directory: Path, label_ids: np.ndarray, made_by: store.Module = MODULE) -> None:
     """An index of len(label_ids) images over the shards in `directory`, which serve again from the first if too few."""
     from cache import shard
 
@@ -59,7 +60,7 @@ def write_index(directory: Path, label_ids: np.ndarray) -> None:
     numbers = np.arange(count)
     labels = [f"class {number}" for number in range(CLASSES)]
     index = store.Index("photos", labels, names, paths(numbers), numbers, numbers, label_ids, shard_ids, places)
-    store.write_index(directory, module(), index)
+    store.write_index(directory, made_by, index)
 
 
 def paths(numbers: np.ndarray) -> Strings:
@@ -69,7 +70,3 @@ def paths(numbers: np.ndarray) -> Strings:
     for digit in range(9):
         data[:, 20 - digit] = ord("0") + numbers // 10**digit % 10
     return Strings(data.reshape(-1), np.arange(len(numbers) + 1) * len(template))
-
-
-def module() -> store.Module:
-    return store.Module("synthetic", "synthetic", "0123456789abcdef", 224, 224, "none", DIMENSION)

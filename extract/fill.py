@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from cache import store
 from cache.errors import UserError
 from cache.shard import Rows
 from extract import decode, devices, engines, monitor, nvml
-from extract.backbone import Backbone
+from extract.engines import Engine
 from extract.images import Images
 from extract.settings import Settings
 
@@ -33,8 +33,7 @@ Item = TypeVar("Item")
 def fill(
     settings: Settings,
     names: list[str],
-    engine_name: str,
-    network: Backbone,
+    build_engine: Callable[[str], Engine],
     made_by: store.Module,
     directory: Path,
     images: Images,
@@ -42,19 +41,19 @@ def fill(
 ) -> dict[int, store.Rejected]:
     """Commits the bottlenecks of `missing` (int64 [M], into `images`); returns those that could not be read.
 
-    `names` are the devices that run `network`, by the engine `engine_name`.
+    `names` are the devices that run the network; `build_engine` makes the engine for the precision that they get.
 
     Raises UserError when the cache cannot be written or a bottleneck cannot be stored.
     """
     if not len(missing):
         return {}
-    batch_size = settings.batch_size or _batch_size(names, engine_name)
     rejected: dict[int, store.Rejected] = {}
     clocks = monitor.Monitor()
 
     def decoded() -> Iterator[tuple[decode.Batch, tf.Tensor]]:
-        paths, at_once = images.paths.take(missing), batch_size * len(names)
-        batches = decode.batches(images.image_dir, paths, network.image_size, at_once, settings.threads)
+        paths, image_size = images.paths.take(missing), (made_by.image_height, made_by.image_width)
+        at_once = engine.batch_size * len(names)
+        batches = decode.batches(images.image_dir, paths, image_size, at_once, settings.threads)
         for batch in clocks.waiting(monitor.DECODING, batches):
             if isinstance(batch, decode.Batch):
                 yield batch, batch.images
@@ -70,14 +69,12 @@ def fill(
         tqdm(total=len(missing), unit=" images", desc="extract") as bar,
     ):
         with clocks.clock(monitor.STARTING):
-            if engine_name == "openvino":
-                engine = engines.openvino(network, precision, batch_size)
-            else:
-                engine = engines.tensorflow(network, names, batch_size)
+            engine = build_engine(precision)
         attributes = {**made_by.attributes(), "precision": precision, "engine": engine.name}
         finished = clocks.waiting(monitor.NETWORK, engines.run(engine, decoded()), first=monitor.STARTING)
         if settings.trace:
-            finished = _traced(clocks, finished, settings.trace, math.ceil(len(missing) / batch_size / len(names)))
+            expected = math.ceil(len(missing) / engine.batch_size / len(names))
+            finished = _traced(clocks, finished, settings.trace, expected)
         # The rest of the loop, and the last commit at its end.
         with clocks.clock(monitor.WRITING), store.Writer(directory, attributes) as writer:
             for batch, features in finished:
@@ -96,19 +93,10 @@ def fill(
             faster_precision=precision == "float32" != fastest,
             faster_engine=engine.name != "openvino" and names == ["CPU:0"],
         )
-    print(
-        f"{clocks.shares(len(missing))} ({engine.name} in {precision} on {', '.join(names)}, batches of {batch_size})"
-    )
+    ran = f"{engine.name} in {precision} on {', '.join(names)}, batches of {engine.batch_size}"
+    print(f"{clocks.shares(len(missing))} ({ran})")
     print(monitor.verdict(clocks.seconds, setup))
     return rejected
-
-
-def _batch_size(names: list[str], engine_name: str) -> int:
-    if names[0].startswith("GPU"):
-        return 256
-    # OpenVINO runs a batch on each core, and what passes between two layers of a larger one leaves the core's cache:
-    # 8 ran fastest of 1 to 64 with EfficientNet-Lite0 and Inception V3 alike. TensorFlow spreads one over the cores.
-    return 8 if engine_name == "openvino" else 32
 
 
 def _traced(clocks: monitor.Monitor, batches: Iterable[Item], directory: str, expected: int) -> Iterator[Item]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def extract(settings: Settings) -> Result:
         from extract import backbone, devices, engines, fill
 
         names = devices.choose(settings.devices)
-        engine = engines.choose(settings.engine, names)
+        engine_name = engines.choose(settings.engine, names)
         command.check_writable(Path(settings.cache_dir), "--cache_dir")
         network = backbone.load(settings.module, settings.image_size)
         made_by, prepared = target.prepare(settings, network)
@@ -49,7 +50,8 @@ def extract(settings: Settings) -> Result:
             directory = prepared
             rejected = plan.rejected_before(images, directory)
             work = plan.make(images, directory, rejected, settings.threads)
-        failed = fill.fill(settings, names, engine, network, made_by, directory, images, work.missing)
+        build_engine = partial(engines.build, engine_name, network, names, batch_size=settings.batch_size)
+        failed = fill.fill(settings, names, build_engine, made_by, directory, images, work.missing)
         computed = len(work.missing) - len(failed)
         rejected |= failed
         work = plan.make(images, directory, rejected, settings.threads)

@@ -68,15 +68,17 @@ def main(arguments: list[str] | None = None) -> None:
         options = measure.Options(flags.repeats, flags.scale, photos, Path(scratch))
         suites = {name: importlib.import_module(f"benchmarks.{name}") for name in chosen}
         results: list[measure.Result] = []
-        with tqdm(total=sum(len(suite.CASES) for suite in suites.values()), unit=" cases") as bar:
-            for name, suite in suites.items():
-                for case in suite.CASES:
-                    bar.set_description(f"{name} {case.__name__}")
-                    results += case(options)
-                    bar.update()
-    print(measure.table(results))
-    if flags.json:
-        measure.write_json(flags.json, results, options)
+        try:
+            with tqdm(total=sum(len(suite.CASES) for suite in suites.values()), unit=" cases") as bar:
+                for name, suite in suites.items():
+                    for case in suite.CASES:
+                        bar.set_description(f"{name} {case.__name__}")
+                        results.extend(case(options))
+                        bar.update()
+        finally:  # Ctrl-C or an error in a late case leaves the minutes before it worth something
+            print(measure.table(results))
+            if flags.json:
+                measure.write_json(flags.json, results, options)
 
 
 def _suites(text: str) -> list[str]:

@@ -39,7 +39,7 @@ class Options:
     @property
     def seconds(self) -> float:
         """How long one turn of something that could run for ever lasts."""
-        return max(0.05, min(1.0, self.scale))
+        return max(0.05, min(3.0, 3 * self.scale))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import cache as bottlenecks
 from benchmarks import measure, synthetic
 from benchmarks.measure import Contender, Options, Result
 from cache import store
-from cache.store import Cache
+from cache.reader import Cache
+from cache.writer import Writer
 from train import stream
 from train.stream import Images
 
@@ -83,7 +84,7 @@ def writing(options: Options) -> Iterator[Result]:
     gigabytes = vectors.nbytes / 1e9
 
     def ours() -> None:
-        with store.Writer(folder / "cache", synthetic.MODULE.attributes()) as writer:
+        with Writer(folder / "cache", synthetic.MODULE.attributes()) as writer:
             for rows in blocks:
                 writer.append(rows)
 

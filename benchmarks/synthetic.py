@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from cache import store
-from cache.columns import Strings
 from cache.shard import Rows
+from cache.strings import Strings
+from cache.writer import Writer
 
 DIMENSION = 1280  # EfficientNet-Lite0's
 CLASSES = 5
@@ -32,7 +33,7 @@ def vectors(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def write(directory: Path, count: int, made_by: store.Module = MODULE) -> Path:
     """A cache of `count` bottlenecks in `directory`, as an extraction leaves it but for the network."""
     label_ids = []
-    with store.Writer(directory, made_by.attributes()) as writer:
+    with Writer(directory, made_by.attributes()) as writer:
         block, ids = vectors(min(count, AT_ONCE))
         for start in range(0, count, AT_ONCE):
             taken = min(AT_ONCE, count - start)
@@ -45,7 +46,7 @@ def write(directory: Path, count: int, made_by: store.Module = MODULE) -> Path:
 def rows(bottlenecks: np.ndarray, start: int = 0) -> Rows:
     """`bottlenecks` [n, D] of images numbered from `start`."""
     numbers = np.arange(start, start + len(bottlenecks))
-    return Rows(bottlenecks, paths(numbers), numbers, numbers, numbers.astype(np.uint64))
+    return Rows(paths(numbers), numbers, numbers, numbers.astype(np.uint64), bottlenecks)
 
 
 def write_index(directory: Path, label_ids: np.ndarray, made_by: store.Module = MODULE) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from cache.errors import CacheError, UserError
 
 if TYPE_CHECKING:
-    from cache.store import Cache, open
+    from cache.reader import Cache, open
 
 __all__ = ["Cache", "CacheError", "UserError", "open"]
 
@@ -13,7 +13,7 @@ __all__ = ["Cache", "CacheError", "UserError", "open"]
 def __getattr__(name: str) -> Any:
     # h5py and numpy take a fifth of a second to import, and `-h` needs neither.
     if name in ("Cache", "open"):
-        from cache import store
+        from cache import reader
 
-        return getattr(store, name)
+        return getattr(reader, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

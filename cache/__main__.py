@@ -1,23 +1,29 @@
-"""`python -m cache`: what is in a cache, and whether it is sound."""
+"""`python -m cache`: what is in a cache, whether it is sound, and its housekeeping."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cache import command
 from cache.errors import CacheError
 
+COMMANDS = {
+    "info": "tell what is in the cache: images, classes, shards, module, engine and precision, rejected files",
+    "verify": "read every byte and compare it with its checksum; exit status 2 if any differs",
+    "compact": "merge small shards and drop the bottlenecks that no image uses any more; training and extraction may "
+    "go on meanwhile",
+}
+
 
 def parser() -> command.Parser:
-    flags = command.Parser(prog="python -m cache", description="Looks into a cache of bottlenecks.")
+    flags = command.Parser(prog="python -m cache", description="Looks after a cache of bottlenecks.")
     commands = flags.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, help_text in (
-        ("info", "tell what is in the cache: images, classes, shards, module, rejected files"),
-        ("verify", "read every byte and compare it with its checksum; exit status 2 if any differs"),
-    ):
+    for name, help_text in COMMANDS.items():
         one = commands.add_parser(name, help=help_text, description=help_text)
         one.add_argument(
             "directory",
@@ -26,6 +32,15 @@ def parser() -> command.Parser:
             default=argparse.SUPPRESS,
             help="a cache_dir, or a backbone's folder in it",
         )
+        one.add_argument(
+            "--json", action="store_true", help="print it for programs: a list, an entry for each backbone"
+        )
+        if name == "verify":
+            one.add_argument(
+                "--repair",
+                action="store_true",
+                help="drop exactly the damaged rows and files, so that the next extraction makes them again",
+            )
     return flags
 
 
@@ -36,56 +51,68 @@ def main(arguments: list[str] | None = None) -> None:
     found = store.directories(flags.directory)
     if not found:
         raise CacheError(f"{flags.directory} holds no bottlenecks; give the --cache_dir of an extraction")
-    for directory in found:
-        (info if flags.command == "info" else verify)(directory)
-
-
-def info(directory: Path) -> None:
-    """Prints what the cache in `directory` holds. Raises CacheError when it is damaged."""
-    from cache import shard, store
-
-    module = store.module_of(directory)
-    shards = [shard.read(directory / store.SHARDS / name) for name in store.shard_names(directory)]
-    size = sum(opened.path.stat().st_size for opened in shards)
-    stored = sum(map(len, shards))
-    print(directory)
-    print(f"  module         {module.module}, fingerprint {module.fingerprint}")
-    print(f"  images         {module.image_height} x {module.image_width} pixels, {module.preprocessing}")
-    print(f"  shards         {len(shards)} with {stored} bottlenecks of {module.dimension} values, {size / 1e6:.1f} MB")
-    made = Counter((s.rows.bottlenecks.dtype.name, s.attributes["precision"], s.attributes["engine"]) for s in shards)
-    for (dtype, precision, engine), count in sorted(made.items()):
-        print(f"  made as        {dtype} by {engine} in {precision}: {count} shards")
-    if (directory / store.INDEX).exists():
-        cache = store.open(directory)
-        print(f"  image_dir      {cache.index.image_dir}")
-        print(f"  labelled       {len(cache)} images of {len(cache.labels)} classes")
-        counts = Counter(cache.label_ids.tolist())
-        for label_id, label in enumerate(cache.labels):
-            print(f"    {counts[label_id]:>9}  {label}")
+    work: Callable[[Path], tuple[dict[str, Any], list[str]]]
+    if flags.command == "verify":
+        work = lambda directory: _verify(directory, flags.repair)  # noqa: E731
     else:
-        print("  labelled       nothing yet: the extraction has not ended; run it again to go on")
-    rejected = store.read_rejected(directory)
-    print(f"  rejected       {len(rejected)} files" + (f", see {directory / store.REJECTED}" if rejected else ""))
+        work = {"info": _info, "compact": _compact}[flags.command]
+    results = []
+    for directory in found:
+        content, lines = work(directory)
+        results.append(content)
+        if not flags.json:
+            print("\n".join(lines))
+    if flags.json:
+        print(json.dumps(results, indent=2))
+    damaged = [content["directory"] for content in results if content.get("sound") is False]
+    if damaged and not flags.repair:
+        raise CacheError(
+            f"{', '.join(damaged)} is damaged; `python -m cache verify --repair {flags.directory}` drops exactly what "
+            "is damaged, and the next extraction makes it again"
+        )
 
 
-def verify(directory: Path) -> None:
-    """Raises CacheError, after naming every damaged file, unless all of `directory` is sound."""
-    from tqdm import tqdm
+def _info(directory: Path) -> tuple[dict[str, Any], list[str]]:
+    from cache import info
 
-    from cache import columns, store
+    content = info.describe(directory)
+    return content, info.lines(content)
 
-    damage = []
-    for name in tqdm(store.shard_names(directory), desc="verify", unit=" shards", leave=False):
-        damage += columns.damage(directory / store.SHARDS / name, "shard")
-    if (directory / store.INDEX).exists():
-        damage += columns.damage(directory / store.INDEX, "index")
-        if not damage:
-            store.open(directory)
-    for line in damage:
-        print(line, file=sys.stderr)
-    if damage:
-        raise CacheError(f"{directory} is damaged: delete the files named above and run the extraction again")
-    print(f"{directory}: sound")
+
+def _verify(directory: Path, repair: bool) -> tuple[dict[str, Any], list[str]]:
+    from cache import verify
+
+    found = verify.repair(directory) if repair else verify.find(directory)
+    content = {
+        "directory": str(directory),
+        "sound": not found,
+        "repaired": repair and bool(found),
+        "damage": [
+            {
+                "path": str(damage.path),
+                "reason": damage.reason,
+                "rows": None if damage.rows is None else damage.rows.tolist(),
+            }
+            for damage in found
+        ],
+    }
+    if not found:
+        return content, [f"{directory}: sound"]
+    end = [f"{directory}: repaired; the next extraction makes again what was dropped"] if repair else []
+    return content, [*map(str, found), *end]
+
+
+def _compact(directory: Path) -> tuple[dict[str, Any], list[str]]:
+    from cache import compact
+
+    result = compact.compact(directory)
+    content = {"directory": str(directory), **vars(result)}
+    if result.shards_before == result.shards_after and not result.rows_dropped:
+        return content, [f"{directory}: {result.shards_before} shards, nothing to compact"]
+    return content, [
+        f"{directory}: {result.shards_before} shards became {result.shards_after}, {result.rows_dropped:,} unused "
+        f"bottlenecks dropped, {result.bytes_freed / 1e6:,.1f} MB freed"
+    ]
 
 
 if __name__ == "__main__":

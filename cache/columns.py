@@ -1,4 +1,4 @@
-"""One HDF5 file of plain arrays: written once and atomically, checksummed, mapped on reading.
+"""One HDF5 file of plain arrays: written once and atomically, a checksum for each row, mapped on reading.
 
 Shards and indexes are both such files. `FORMAT.md` is the promise that this module keeps.
 """
@@ -6,183 +6,228 @@ Shards and indexes are both such files. `FORMAT.md` is the promise that this mod
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import itertools
 import os
 import secrets
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
+from h5py import h5d, h5p, h5s, h5t
 
 from cache.errors import CacheError, UserError
+from cache.strings import Strings
 
 FORMAT = "bottleneck-cache"
-VERSION = 1
-BLOCK = 1 << 20  # bytes that one checksum covers
-PAGE = 4096  # arrays start on page boundaries, so that mapping one touches no other
+VERSION = 2
 TEMPORARY = ".tmp"
+CHECKSUMS = "_checksums"
+OFFSETS = "_offsets"
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_CHECKSUMMED = (2, 3)  # versions of HDF5's superblock with checksums over the file's own structures
+_AT_ONCE = 1 << 16  # rows checksummed at a time: Python's integers take ten times an array's memory
+# HDF5 puts its own structures on pages of their own, the first ones, and every array of a page or more on a whole
+# number of these: mapping an array touches no other, and a file that was cut off has lost its last rows only.
+_PAGE = 8192
+
+Column = np.ndarray | Strings
+Columns = Mapping[str, Column]
 
 
-class Strings(Sequence[str]):
-    """Many strings as two arrays: all the bytes in one, where each starts in the other.
+@dataclass(frozen=True)
+class Table:
+    """Columns of N rows each. The arrays are read-only maps of the file."""
 
-    `data` uint8 [total bytes], `offsets` int64 [N + 1]; string i is data[offsets[i]:offsets[i + 1]], in the
-    file system's encoding. A hundred million paths fit where that many Python strings would not.
-    """
-
-    def __init__(self, data: np.ndarray, offsets: np.ndarray):
-        self.data, self.offsets = data, offsets
-
-    @classmethod
-    def of(cls, strings: Iterable[str]) -> Strings:
-        return cls.of_encoded([os.fsencode(string) for string in strings])
-
-    @classmethod
-    def of_encoded(cls, encoded: Sequence[bytes]) -> Strings:
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(e) for e in encoded], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Strings]) -> Strings:
-        lengths = np.concatenate([np.zeros(1, np.int64)] + [np.diff(part.offsets) for part in parts])
-        data = [part.data[part.offsets[0] : part.offsets[-1]] for part in parts]
-        return cls(np.concatenate([np.zeros(0, np.uint8), *data]), np.cumsum(lengths))
+    columns: Columns  # in the order in which they are checksummed
+    checksums: np.ndarray  # uint32 [N], as they were written
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.checksums)
 
-    def __getitem__(self, i: Any) -> Any:
-        if not isinstance(i, (int, np.integer)):
-            raise TypeError(f"one string at a time: an integer, not {type(i).__name__}")
-        if not -len(self) <= i < len(self):
-            raise IndexError(i)
-        i %= len(self)
-        return os.fsdecode(self.data[self.offsets[i] : self.offsets[i + 1]].tobytes())
-
-    def __iter__(self) -> Iterator[str]:
-        return map(os.fsdecode, self.encoded())
-
-    def encoded(self) -> Iterator[bytes]:
-        """Each string's bytes, read in blocks: a slice of an array for each would be ten times slower."""
-        step = 65536
-        for start in range(0, len(self), step):
-            ends = self.offsets[start : start + step + 1].tolist()
-            block = self.data[ends[0] : ends[-1]].tobytes()
-            for begin, end in itertools.pairwise(ends):
-                yield block[begin - ends[0] : end - ends[0]]
-
-    def take(self, indices: np.ndarray) -> Strings:
-        """The strings at `indices` (int [M]), in that order."""
-        starts, ends = self.offsets[:-1][indices], self.offsets[1:][indices]
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(ends - starts)])
-        # Byte k of the result comes from its own string's start plus how far k is into that string.
-        source = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
-        return Strings(self.data[source], offsets)
-
-    def equals(self, other: Strings) -> bool:
-        return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.data, other.data)
+    def damaged(self, rows: slice = slice(None)) -> np.ndarray:
+        """int64 [M]: which of the `rows` (of step 1) differ from their checksums."""
+        start, stop, _ = rows.indices(len(self))
+        bad = [np.zeros(0, np.int64)]
+        for begin in range(start, stop, _AT_ONCE):
+            end = min(begin + _AT_ONCE, stop)
+            block = {name: column[begin:end] for name, column in self.columns.items()}
+            bad.append(begin + np.flatnonzero(checksums(block) != self.checksums[begin:end]))
+        return np.concatenate(bad)
 
 
-def write(path: Path, kind: str, attributes: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
-    """Writes `columns` (arrays or `Strings`) as the file `path`, which appears whole or not at all.
+def write(path: Path, kind: str, attributes: Mapping[str, Any], tables: Mapping[str, Sequence[Columns]]) -> None:
+    """Writes `tables` as the file `path`, which appears whole or not at all.
 
-    Raises UserError when the disk is full or the place cannot be written; then nothing is left behind.
+    Each table comes in parts, whose rows are written one after the other. Raises UserError when the disk is full or the
+    place cannot be written; then nothing is left behind.
     """
-    # HDF5 reports a full disk from wherever it happens to flush, its own clean-up included. Built in memory
-    # and written by the operating system, the file fails in one place with a plain errno.
-    image = io.BytesIO()
-    with h5py.File(image, "w", alignment_threshold=1, alignment_interval=PAGE) as file:
-        file.attrs.update({"format": FORMAT, "version": VERSION, "kind": kind, **attributes})
-        for name, column in columns.items():
+    arrays: dict[str, list[np.ndarray]] = {}
+    covers = {}
+    for table, parts in tables.items():
+        covers[table] = " ".join(parts[0])
+        arrays[table + CHECKSUMS] = [checksums(part) for part in parts]
+        for name, column in parts[0].items():
             if isinstance(column, Strings):
-                _create(file, name, column.data)
-                _create(file, f"{name}_offsets", column.offsets)
+                joined = Strings.concatenate([part[name] for part in parts])  # type: ignore[misc]
+                arrays[name], arrays[name + OFFSETS] = [joined.data], [joined.offsets]
             else:
-                _create(file, name, column)
-    replace(path, image.getbuffer())
+                arrays[name] = [np.ascontiguousarray(part[name]) for part in parts]
+    structures, places, size = _layout(
+        {**attributes, "format": FORMAT, "version": VERSION, "kind": kind}, arrays, covers
+    )
+    # The operating system writes the arrays, not HDF5: nothing is copied, and a full disk fails in one place with a
+    # plain errno, where HDF5 reports it from wherever it happens to flush, its own clean-up included.
+    with replacing(path) as file:
+        file.truncate(size)
+        file.write(structures)
+        for name, place in places.items():
+            file.seek(place)
+            for array in arrays[name]:
+                file.write(array.reshape(-1).view(np.uint8).data)
 
 
-def replace(path: Path, content: bytes | memoryview) -> None:
-    """Makes `content` the file `path`: written beside it, flushed to disk, renamed over it.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which becomes `path` at the end: written beside it, flushed to disk, renamed over it.
 
     Raises UserError when that fails; what was at `path` before is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)  # the rename itself must survive a power cut
-        finally:
-            os.close(directory)
+            with open(temporary, "wb") as file:
+                with contextlib.suppress(OSError):  # a file system without locks; `store.sweep` asks for it
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the folder itself may be what went away
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the folder itself may be what went away
-            temporary.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another --cache_dir, "
             "and run again: what was committed before is kept"
         ) from None
 
 
-def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The attributes and the arrays of a file that `write` made; the arrays are read-only maps of it.
+def sync_folder(folder: Path) -> None:
+    """Makes renames and deletions in `folder` survive a power cut. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
-    Raises CacheError for a file that is missing, damaged, of another kind or format, or newer than this reader.
+
+def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Table]]:
+    """The attributes and the tables of a file that `write` made.
+
+    Checks the structure, not the rows: `Strings.check` and `Table.damaged` do. Raises CacheError for a file that is
+    missing, damaged, of another kind or format, or newer than this reader.
     """
     try:
+        _check_signature(path)
         # The files never change once they are there: locking would only keep read-only mounts from working.
         with h5py.File(path, "r", locking=False) as file:
-            attributes = {name: _plain(value) for name, value in file.attrs.items()}
+            attributes = dict(_attributes(file))
             _check_kind(path, attributes, kind)
-            layout = {name: (d.dtype, d.shape, d.id.get_offset(), d.chunks) for name, d in file.items()}
-        return attributes, _map(path, layout)
+            layout = {name: _array_layout(file, name) for name in file}
+            covers = {
+                name.removesuffix(CHECKSUMS): str(dict(_attributes(file[name]))["covers"]).split()
+                for name in layout
+                if name.endswith(CHECKSUMS)
+            }
+        arrays = _map(path, layout)
+        return attributes, {table: _table(table, names, arrays) for table, names in covers.items()}
     except FileNotFoundError:
-        raise CacheError(f"{path} is missing; copy it again or run the extraction again") from None
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise CacheError(f"{path} is missing; copy it again, or {REPAIR}") from None
+    # What h5py raises for files that are not what they seem; a MemoryError would come of a size made up.
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CacheError(f"{path} is damaged ({reason}); delete it and run the extraction again") from None
+        raise damage(path, reason) from None
 
 
-def strings(columns: Mapping[str, np.ndarray], name: str) -> Strings:
-    """The column `name` of strings among what `read` returned."""
-    return Strings(columns[name], columns[f"{name}_offsets"])
+REPAIR = "run `python -m cache verify --repair` on the cache and extract again"
 
 
-def damage(path: Path, kind: str) -> list[str]:
-    """What is wrong with the file, one line each; empty when every checksum agrees."""
-    try:
-        _, columns = read(path, kind)
-        with h5py.File(path, "r", locking=False) as file:
-            stored = {name: dataset.attrs["crc32"] for name, dataset in file.items()}
-    except CacheError as error:
-        return [str(error)]
-    except (OSError, KeyError, RuntimeError) as error:
-        return [f"{path} is damaged ({error})"]
-    return [
-        f"{path}: the bytes of {name} differ from their checksum"
-        for name, column in columns.items()
-        if not np.array_equal(stored[name], _checksums(column))
-    ]
+def damage(path: Path, reason: str) -> CacheError:
+    """The error for a file that is not what was written."""
+    return CacheError(f"{path} is damaged ({reason}); {REPAIR}")
 
 
-def _create(file: h5py.File, name: str, column: np.ndarray) -> None:
-    dataset = file.create_dataset(name, data=np.ascontiguousarray(column), track_times=False)
-    dataset.attrs["crc32"] = _checksums(column)
+def checksums(columns: Columns) -> np.ndarray:
+    """CRC-32 (zlib's) of each row: its bytes in every column, one column after the other. uint32 [N]."""
+    crcs: Sequence[int] | None = None
+    for column in columns.values():
+        if crcs is None:
+            crcs = [0] * len(column)
+        crcs = list(map(zlib.crc32, _row_bytes(column), crcs))
+    return np.array(crcs or (), np.uint32)
 
 
-def _checksums(column: np.ndarray) -> np.ndarray:
-    """CRC-32 (zlib's) of each BLOCK of the array's bytes: uint32 [ceil(bytes / BLOCK)]."""
-    data = np.ascontiguousarray(column).reshape(-1).view(np.uint8)
-    return np.array([zlib.crc32(data[i : i + BLOCK].data) for i in range(0, len(data), BLOCK)], np.uint32)
+def _row_bytes(column: Column) -> Iterator[memoryview]:
+    if isinstance(column, Strings):
+        data, ends = column.data.data, column.offsets.tolist()
+        # Offsets that damage made negative are no places from the end.
+        return (data[max(0, begin) : max(0, end)] for begin, end in itertools.pairwise(ends))
+    data = np.ascontiguousarray(column).reshape(-1).view(np.uint8).data
+    width = len(data) // max(1, len(column))
+    return (data[begin : begin + width] for begin in range(0, len(data), max(1, width)))
+
+
+def _layout(
+    attributes: Mapping[str, Any], arrays: Mapping[str, Sequence[np.ndarray]], covers: Mapping[str, str]
+) -> tuple[memoryview, dict[str, int], int]:
+    """HDF5's own structures for a file of `arrays`, where in the file each array belongs, and the file's size."""
+    image = io.BytesIO()  # gets the structures alone, since no array is written
+    with h5py.File(image, "w", libver=("v110", "v110"), fs_strategy="page", fs_page_size=_PAGE) as file:
+        file.attrs.update(attributes)
+        places = {}
+        options = h5p.create(h5p.DATASET_CREATE)
+        options.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+        options.set_fill_time(h5d.FILL_TIME_NEVER)
+        options.set_obj_track_times(False)
+        for name, parts in arrays.items():
+            shape = (sum(map(len, parts)), *parts[0].shape[1:])
+            kind = h5t.py_create(parts[0].dtype.newbyteorder("<"))
+            dataset = h5py.Dataset(h5d.create(file.id, name.encode(), kind, h5s.create_simple(shape), options))
+            if name.endswith(CHECKSUMS):
+                dataset.attrs["covers"] = covers[name.removesuffix(CHECKSUMS)]
+            if dataset.size:
+                places[name] = dataset.id.get_offset()
+        file.flush()
+        size = file.id.get_filesize()
+    return image.getbuffer(), places, size
+
+
+def _check_signature(path: Path) -> None:
+    """HDF5's older formats have no checksums over their structures: a damaged one may seem to be in order."""
+    with open(path, "rb") as file:
+        start = file.read(len(_SIGNATURE) + 1)
+    if not start.startswith(_SIGNATURE):
+        raise ValueError("no HDF5 file")
+    if start[-1] not in _CHECKSUMMED:
+        raise ValueError("not written by this program, or format 1, from before the first release")
 
 
 def _check_kind(path: Path, attributes: Mapping[str, Any], kind: str) -> None:
@@ -197,20 +242,52 @@ def _check_kind(path: Path, attributes: Mapping[str, Any], kind: str) -> None:
         raise CacheError(f"{path} is a cache's {attributes['kind']}, not its {kind}")
 
 
+def _attributes(of: h5py.File | h5py.Dataset) -> Iterator[tuple[str, Any]]:
+    """Names and values of the attributes that are one string or number; any other is not ours, whatever it holds."""
+    for name in of.attrs:
+        attribute = of.attrs.get_id(name)
+        if attribute.shape == () and (attribute.dtype.kind in "iuf" or h5py.check_string_dtype(attribute.dtype)):
+            value = of.attrs[name]
+            yield name, value.item() if isinstance(value, np.generic) else value
+
+
+def _array_layout(file: h5py.File, name: str) -> tuple[np.dtype, tuple[int, ...], int | None]:
+    """Type, shape and place of an array. A link that leads to another file is not followed."""
+    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if (
+        not isinstance(dataset, h5py.Dataset)
+        or dataset.dtype.kind not in "fiu"
+        or dataset.id.get_create_plist().get_layout() != h5d.CONTIGUOUS
+        or dataset.external
+    ):
+        raise ValueError(f"{name} is not a contiguous array of numbers")
+    return dataset.dtype, dataset.shape, dataset.id.get_offset()
+
+
 def _map(path: Path, layout: Mapping[str, tuple]) -> dict[str, np.ndarray]:
     """One map of the whole file, and each array as a view into it: the number of maps a process may hold is small."""
-    data = np.memmap(path, np.uint8, mode="r")
-    columns = {}
-    for name, (dtype, shape, offset, chunks) in layout.items():
+    data = np.asarray(np.memmap(path, np.uint8, mode="r"))  # memmap's own indexing takes twice as long
+    arrays = {}
+    for name, (dtype, shape, offset) in layout.items():
         size = dtype.itemsize * int(np.prod(shape, dtype=object))
-        if dtype.kind not in "fiu" or chunks is not None or (size and offset is None):
-            raise ValueError(f"{name} is not a contiguous array of numbers")
-        if size and offset + size > len(data):
+        if size and (offset is None or offset + size > len(data)):
             raise ValueError(f"{name} reaches past the end of the file")
         content = data[offset : offset + size] if size else np.zeros(0, np.uint8)
-        columns[name] = content.view(dtype).reshape(shape)
-    return columns
+        arrays[name] = content.view(dtype).reshape(shape)
+    return arrays
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+def _table(table: str, names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Table:
+    columns: dict[str, Column] = {}
+    for name in names:
+        if name + OFFSETS in arrays:
+            data, offsets = arrays[name], arrays[name + OFFSETS]
+            if (data.dtype, data.ndim, offsets.dtype, offsets.ndim) != (np.uint8, 1, np.int64, 1) or not len(offsets):
+                raise ValueError(f"{name} is no column of strings")
+            columns[name] = Strings(data, offsets)
+        else:
+            columns[name] = arrays[name]
+    stored = arrays[table + CHECKSUMS]
+    if (stored.dtype, stored.ndim) != (np.uint32, 1) or {len(column) for column in columns.values()} != {len(stored)}:
+        raise ValueError(f"the columns of {table} disagree")
+    return Table(columns, stored)

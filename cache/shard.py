@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,35 @@ from typing import Any
 import numpy as np
 
 from cache import columns
-from cache.columns import Strings
-from cache.errors import CacheError
+from cache.columns import Table
+from cache.strings import Strings
 
 SUFFIX = ".h5"
+TABLE = "rows"
 
 
 @dataclass(frozen=True)
 class Rows:
     """Bottlenecks and what each was made from. All columns have N rows."""
 
-    bottlenecks: np.ndarray  # float16 or float32 [N, D]
+    # The bottlenecks last: they are most of a file, and a file that was cut off has lost its last rows only.
     paths: Strings  # below image_dir, when the row was made
     sizes: np.ndarray  # int64 [N], bytes of the file
     mtimes: np.ndarray  # int64 [N], when the file was last modified, nanoseconds
     fingerprints: np.ndarray  # uint64 [N], FarmHash Fingerprint64 of the file's bytes
+    bottlenecks: np.ndarray  # float16 or float32 [N, D]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """Those at `rows` (int [M]), in that order."""
+        arrays = {name: getattr(self, name)[rows] for name in NUMBERS}
+        return Rows(self.paths.take(rows), **arrays)
+
+
+NUMBERS = {"sizes": np.int64, "mtimes": np.int64, "fingerprints": np.uint64, "bottlenecks": None}
+COLUMNS = [field.name for field in fields(Rows)]
 
 
 @dataclass(frozen=True)
@@ -36,48 +50,59 @@ class Shard:
     path: Path
     attributes: Mapping[str, Any]
     rows: Rows
+    table: Table  # the same with the rows' checksums
 
     def __len__(self) -> int:
-        return len(self.rows.bottlenecks)
+        return len(self.rows)
 
 
-def write(directory: Path, attributes: Mapping[str, Any], rows: Rows) -> str:
-    """Commits `rows` as a new shard in `directory`; returns its file name, which no other writer uses.
+def write(directory: Path, attributes: Mapping[str, Any], parts: Sequence[Rows]) -> str:
+    """Commits rows as a new shard in `directory`; returns its file name, which no other writer uses.
 
-    Raises UserError when it cannot be written; then nothing is left behind.
+    The rows of all `parts`, which have the same D and dtype, one after the other. Raises UserError when it cannot be
+    written; then nothing is left behind.
     """
     # The time first, so that a listing shows the order of work; the random part, so that writers never meet.
     now = datetime.now(UTC)
     name = f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}{SUFFIX}"
-    columns.write(
-        directory / name,
-        "shard",
-        attributes,
-        {
-            "bottlenecks": rows.bottlenecks,
-            "paths": rows.paths,
-            "sizes": rows.sizes.astype(np.int64, copy=False),
-            "mtimes": rows.mtimes.astype(np.int64, copy=False),
-            "fingerprints": rows.fingerprints.astype(np.uint64, copy=False),
-        },
-    )
+    columns.write(directory / name, "shard", attributes, {TABLE: [_columns(part) for part in parts]})
     return name
 
 
 def read(path: Path) -> Shard:
-    """Opens a shard. Raises CacheError for one that is missing, damaged, or newer than this reader."""
-    attributes, arrays = columns.read(path, "shard")
-    try:
-        rows = Rows(
-            arrays["bottlenecks"],
-            columns.strings(arrays, "paths"),
-            arrays["sizes"],
-            arrays["mtimes"],
-            arrays["fingerprints"],
-        )
-    except KeyError as missing:
-        raise CacheError(f"{path} is damaged (no {missing}); delete it and run the extraction again") from None
-    lengths = {len(rows.bottlenecks), len(rows.paths), len(rows.sizes), len(rows.mtimes), len(rows.fingerprints)}
-    if rows.bottlenecks.ndim != 2 or rows.bottlenecks.dtype.kind != "f" or len(lengths) != 1:
-        raise CacheError(f"{path} is damaged (its columns disagree); delete it and run the extraction again")
-    return Shard(path, attributes, rows)
+    """Opens a shard; its rows are not compared with their checksums.
+
+    Raises CacheError for one that is missing, damaged, or newer than this reader.
+    """
+    attributes, tables = columns.read(path, "shard")
+    table = tables.get(TABLE)
+    if table is None or list(table.columns) != COLUMNS:
+        raise columns.damage(path, "it has other columns")
+    opened = Shard(path, attributes, Rows(**table.columns), table)  # type: ignore[arg-type]
+    bottlenecks = opened.rows.bottlenecks
+    if (
+        bottlenecks.ndim != 2
+        or bottlenecks.dtype not in (np.float16, np.float32)
+        or not isinstance(opened.rows.paths, Strings)
+    ):
+        raise columns.damage(path, "its columns have other types")
+    for name, kind in NUMBERS.items():
+        column = getattr(opened.rows, name)
+        if kind is not None and (column.dtype != kind or column.ndim != 1):
+            raise columns.damage(path, f"{name} has another type")
+    return opened
+
+
+def check(opened: Shard) -> Shard:
+    """The same shard. Raises CacheError where its strings cannot be cut out of their column."""
+    if not opened.rows.paths.is_sound():
+        raise columns.damage(opened.path, "the offsets of paths")
+    return opened
+
+
+def _columns(rows: Rows) -> columns.Columns:
+    numbers = {
+        name: getattr(rows, name) if kind is None else getattr(rows, name).astype(kind, copy=False)
+        for name, kind in NUMBERS.items()
+    }
+    return {"paths": rows.paths, **numbers}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from cache.columns import Strings
+from cache.strings import Strings
 
 # Names what `preprocess` computes. Another result for any image needs another name: bottlenecks made
 # either way must not meet in one cache.

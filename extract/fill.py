@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cache import store
 from cache.errors import UserError
 from cache.shard import Rows
+from cache.writer import Writer
 from extract import decode, devices, engines, monitor, nvml
 from extract.engines import Engine
 from extract.images import Images
@@ -76,12 +77,12 @@ def fill(
             expected = math.ceil(len(missing) / engine.batch_size / len(names))
             finished = _traced(clocks, finished, settings.trace, expected)
         # The rest of the loop, and the last commit at its end.
-        with clocks.clock(monitor.WRITING), store.Writer(directory, attributes) as writer:
+        with clocks.clock(monitor.WRITING), Writer(directory, attributes) as writer:
             for batch, features in finished:
                 taken = missing[batch.positions]
                 vectors = _narrow(features, settings.dtype, images, taken)
                 facts = images.paths.take(taken), images.sizes[taken], images.mtimes[taken]
-                writer.append(Rows(vectors, *facts, batch.fingerprints))
+                writer.append(Rows(*facts, batch.fingerprints, vectors))
                 bar.set_postfix_str(str(gpus), refresh=False)
                 bar.update(len(taken))
     with devices.running_in("auto", names) as fastest:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.columns import Strings
 from cache.errors import UserError
+from cache.strings import Strings
 
 NOT_A_FILE = -1  # a size that no file has
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from cache import command, shard, store
-from cache.columns import Strings
 from cache.shard import Shard
+from cache.strings import Strings
 from extract.images import NOT_A_FILE, Images
 
 MISSING = -1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from cache import sums
 from cache.errors import UserError
 from extract import decode
 from extract.backbone import Backbone
@@ -41,6 +42,7 @@ def save(backbone: Backbone, directory: Path) -> None:
     temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
     try:
         tf.saved_model.save(module, str(temporary))
+        sums.write(temporary)
         if not (directory / "saved_model.pb").exists():  # what an incomplete copy left is in the way
             shutil.rmtree(directory, ignore_errors=True)
         os.replace(temporary, directory)

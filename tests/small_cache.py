@@ -10,9 +10,10 @@ import tensorflow as tf
 from PIL import Image
 
 import cache
-from cache import store
-from cache.columns import Strings
+from cache import store, sums
 from cache.shard import Rows
+from cache.strings import Strings
+from cache.writer import Writer
 
 LABELS = ["blue things", "green things", "red things"]
 COLOURS = np.array([[60, 70, 190], [70, 180, 60], [200, 70, 60]])
@@ -35,9 +36,9 @@ def make(root: Path, counts: Sequence[int] = (50, 50, 50), dtypes: Sequence[str]
         inside = np.flatnonzero(shard_ids == shard_id)[::-1]
         shard_rows[inside] = np.arange(len(inside))
         numbers = np.arange(len(inside))
-        with store.Writer(directory, module.attributes()) as writer:
+        with Writer(directory, module.attributes()) as writer:
             strings = Strings.of([paths[i] for i in inside])
-            writer.append(Rows(vectors[inside].astype(dtype), strings, numbers, numbers, numbers.astype("u8")))
+            writer.append(Rows(strings, numbers, numbers, numbers.astype("u8"), vectors[inside].astype(dtype)))
     numbers = np.arange(len(paths))
     index = store.Index(
         str(root / "photos"),
@@ -84,6 +85,7 @@ def write_backbone(folder: Path) -> tf.Module:
 
     module.resize, module.decode, module.features = resize, decode, features
     tf.saved_model.save(module, str(folder))
+    sums.write(folder)
     return tf.saved_model.load(str(folder))
 
 

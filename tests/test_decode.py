@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from cache.columns import Strings
+from cache.strings import Strings
 from extract import decode
 from tests.pictures import noise
 

@@ -224,14 +224,14 @@ def slow_extraction(photos, cache_dir, module):
     script = f"""
 import signal, time
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-from cache import command, store
-store.COMMIT_SECONDS = 0
-append = store.Writer.append
+from cache import command, writer
+writer.COMMIT_SECONDS = 0
+append = writer.Writer.append
 def slowly(self, rows):
     append(self, rows)
     print(self.committed, flush=True)
     time.sleep(0.2)
-store.Writer.append = slowly
+writer.Writer.append = slowly
 from cache.__main__ import main as cache_main
 from extract.__main__ import main
 raise SystemExit(command.run(main, ["--image_dir", {str(photos)!r}, "--cache_dir", {str(cache_dir)!r},
@@ -410,8 +410,8 @@ def test_a_newer_cache_is_refused_by_name(tmp_path, run):
     make_folder(tmp_path / "photos", {"a": 2, "b": 2})
     index = run().directory / store.INDEX
     with h5py.File(index, "r+") as file:
-        file.attrs["version"] = 2
-    with pytest.raises(cache.CacheError, match="cache format 2, newer than format 1"):
+        file.attrs["version"] = 3
+    with pytest.raises(cache.CacheError, match="cache format 3, newer than format 2"):
         run()
     assert index.exists()
 

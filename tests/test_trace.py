@@ -57,13 +57,13 @@ def test_a_trace_ends_when_it_holds_enough(tmp_path, flags, monkeypatch):
     """The profiler keeps everything in memory until it is stopped."""
     monkeypatch.setattr(fill, "TRACED", 2)
     written = []
-    append = fill.store.Writer.append
+    append = fill.Writer.append
 
     def appended(self, rows):
         append(self, rows)
         written.append(len(traces(tmp_path / "trace")))
 
-    monkeypatch.setattr(fill.store.Writer, "append", appended)
+    monkeypatch.setattr(fill.Writer, "append", appended)
     main([*flags, "--trace", str(tmp_path / "trace")])
     # 20 batches: 5 before the trace, 2 in it.
     assert written == [0] * 7 + [1] * 13
@@ -98,7 +98,7 @@ def test_an_error_under_the_profiler_is_the_error_and_ends_it(tmp_path, flags, m
         raise OSError("made up")
 
     with monkeypatch.context() as patched:
-        patched.setattr(fill.store.Writer, "append", fail)
+        patched.setattr(fill.Writer, "append", fail)
         with pytest.raises(OSError, match="made up"):
             main([*flags, "--trace", str(tmp_path / "trace")])
     main([*flags, "--trace", str(tmp_path / "second")])  # would fail if a profiler still ran

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from cache import command, store
-from cache.columns import Strings
 from cache.errors import CacheError, UserError
+from cache.strings import Strings
 from tests import small_cache
 from train import evaluate, head, report, run, solvers, split, stream
 from train.__main__ import main

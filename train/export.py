@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cache.errors import CacheError, UserError
-from cache.store import Cache
+from cache.reader import Cache
 from train.head import Head
 
 LABELS_ASSET = Path("assets.extra", "labels.txt")  # below a SavedModel: where TensorFlow has others put their files

@@ -15,7 +15,7 @@ import numpy as np
 import cache as bottlenecks
 from cache import command
 from cache.errors import CacheError
-from cache.store import Cache
+from cache.reader import Cache
 from train import report, split
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import tensorflow as tf
 
-from cache.store import Cache
+from cache.reader import Cache
 
 BLOCK_BYTES = 32 << 20  # of bottlenecks in one block: large enough to keep a device busy, small beside any memory
 RESIDENT_BYTES = 512 << 20  # up to this a training set stays on the device: 200,000 images at float16 and D = 1280

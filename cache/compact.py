@@ -1,0 +1,133 @@
+"""Makes a cache smaller and its reading faster: merges small shards, drops rows that no image uses any more."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from cache import columns, reader, shard, store
+from cache.reader import Cache
+from cache.shard import Rows, Shard
+from cache.store import SHARDS
+from cache.strings import Strings
+from cache.writer import COMMIT_BYTES
+
+_FULL = 0.5  # of COMMIT_BYTES: a shard of as much, all of it used, is left as it is
+
+
+@dataclass(frozen=True)
+class Result:
+    """What compacting one backbone's folder did."""
+
+    shards_before: int
+    shards_after: int
+    rows_dropped: int
+    bytes_freed: int
+
+
+def compact(directory: Path) -> Result:
+    """Rewrites the shards that are small or hold unused rows; images of one shard come to lie in the index's order.
+
+    Shards that are in no index yet, such as those of an extraction that is running, stay. It may be killed at any
+    moment, and readers go on meanwhile: new shards, the new index, and only then the old shards' end. Raises CacheError
+    for a damaged cache, UserError when it cannot be written.
+    """
+    with store.locked(directory, required=True):
+        store.sweep(directory)
+        cache = reader.open(directory)
+        old = _to_rewrite(cache)
+        if not old:
+            return Result(len(cache.shards), len(cache.shards), 0, 0)
+        for number in old:
+            # Rewritten rows get new checksums: damage must not be taken for what was meant.
+            if len(cache.shards[number].table.damaged()):
+                raise columns.damage(cache.shards[number].path, "rows differ from their checksums")
+        index, kept = _rewritten(cache, old)
+        store.write_index(directory, cache.module, index)
+        before = sum(opened.path.stat().st_size for opened in cache.shards)
+        for number in old:
+            cache.shards[number].path.unlink(missing_ok=True)
+        columns.sync_folder(directory / SHARDS)
+        after = sum((directory / SHARDS / name).stat().st_size for name in index.shards)
+    dropped = sum(len(cache.shards[number]) for number in old) - kept
+    return Result(len(cache.shards), len(index.shards), dropped, before - after)
+
+
+def _to_rewrite(cache: Cache) -> list[int]:
+    """The shards (places in cache.shards) that hold unused rows, and the small ones if there are several."""
+    used = np.zeros(len(cache.shards), np.int64)
+    pairs = np.unique(np.stack([cache.index.shard_ids, cache.index.shard_rows]), axis=1)
+    used += np.bincount(pairs[0], minlength=len(used))
+    wasteful = {number for number, opened in enumerate(cache.shards) if used[number] < len(opened)}
+    small: dict[tuple, list[int]] = defaultdict(list)
+    for number, opened in enumerate(cache.shards):
+        if number not in wasteful and opened.rows.bottlenecks.nbytes < _FULL * COMMIT_BYTES:
+            small[_how_made(opened)].append(number)
+    merged = {number for group in small.values() if len(group) > 1 for number in group}
+    return sorted(wasteful | merged)
+
+
+def _how_made(opened: Shard) -> tuple:
+    """What rows of one shard have in common."""
+    made = opened.attributes
+    return made.get("precision"), made.get("engine"), opened.rows.bottlenecks.dtype.name
+
+
+def _rewritten(cache: Cache, old: list[int]) -> tuple[store.Index, int]:
+    """Writes the used rows of the `old` shards as new ones; the index that names these, and how many rows they are."""
+    directory, index = cache.directory, cache.index
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    for number in old:
+        groups[_how_made(cache.shards[number])].append(number)
+    names = list(index.shards)
+    shard_ids, shard_rows = np.array(index.shard_ids), np.array(index.shard_rows)
+    kept = 0
+    for numbers in groups.values():
+        attributes = cache.shards[numbers[0]].attributes
+        for images, rows in tqdm(_chunks(cache, numbers), desc="compact", unit=" shards", leave=False, delay=1):
+            names.append(shard.write(directory / SHARDS, attributes, [rows]))
+            shard_ids[images[0]], shard_rows[images[0]] = len(names) - 1, images[1]
+            kept += len(rows)
+    there = [number for number in range(len(names)) if number not in set(old)]
+    renumbered = np.full(len(names), -1, np.int32)
+    renumbered[there] = np.arange(len(there))
+    shards = [names[number] for number in there]
+    return replace(index, shards=shards, shard_ids=renumbered[shard_ids], shard_rows=shard_rows), kept
+
+
+def _chunks(cache: Cache, numbers: list[int]) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], Rows]]:
+    """The used rows of the shards `numbers`, each once, at most COMMIT_BYTES at a time, in the index's order.
+
+    With them the images (int64 [n]) that use them, and for each its row among them (int32 [n]).
+    """
+    index = cache.index
+    images = np.flatnonzero(np.isin(index.shard_ids, numbers))
+    ids, rows = index.shard_ids[images].astype(np.int64), index.shard_rows[images].astype(np.int64)
+    # Copies of one image share a row.
+    _, first, which = np.unique(ids << 32 | rows, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    first, rank = first[order], np.argsort(order)[which]
+    at_once = max(1, COMMIT_BYTES // (cache.module.dimension * cache.shards[numbers[0]].rows.bottlenecks.itemsize))
+    for start in range(0, len(first), at_once):
+        taken = first[start : start + at_once]
+        inside = np.flatnonzero((rank >= start) & (rank < start + at_once))
+        places = (rank[inside] - start).astype(np.int32)
+        yield (images[inside], places), _take(cache, ids[taken], rows[taken])
+
+
+def _take(cache: Cache, ids: np.ndarray, rows: np.ndarray) -> Rows:
+    """Row rows[i] of shard ids[i], for each i."""
+    order = np.argsort(ids, kind="stable")
+    parts = [
+        cache.shards[number].rows.take(rows[order][ids[order] == number]) for number in np.unique(ids[order]).tolist()
+    ]
+    together = Rows(
+        Strings.concatenate([part.paths for part in parts]),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in shard.NUMBERS},
+    )
+    return together.take(np.argsort(order))

@@ -1,0 +1,89 @@
+"""What is in a cache."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache import reader, shard, store
+from cache.store import INDEX, REJECTED, SHARDS
+
+
+def describe(directory: Path) -> dict[str, Any]:
+    """What one backbone's folder holds, as JSON has it. Raises CacheError when it is damaged."""
+    module = store.module_of(directory)
+    shards = [shard.read(directory / SHARDS / name) for name in store.shard_names(directory)]
+    content: dict[str, Any] = {
+        "directory": str(directory),
+        "module": module.module,
+        "fingerprint": module.fingerprint,
+        "image_height": module.image_height,
+        "image_width": module.image_width,
+        "preprocessing": module.preprocessing,
+        "dimension": module.dimension,
+        "rows": sum(map(len, shards)),
+        "bytes": sum(opened.path.stat().st_size for opened in shards),
+        "shards": [
+            {
+                "name": opened.path.name,
+                "rows": len(opened),
+                "bytes": opened.path.stat().st_size,
+                "dtype": opened.rows.bottlenecks.dtype.name,
+                "engine": opened.attributes.get("engine"),
+                "precision": opened.attributes.get("precision"),
+            }
+            for opened in shards
+        ],
+        "image_dir": None,
+        "images": None,
+        "unused_rows": None,
+        "classes": None,
+        "rejected": len(store.read_rejected(directory)),
+    }
+    if (directory / INDEX).exists():
+        cache = reader.open(directory)
+        counts = np.bincount(cache.label_ids, minlength=len(cache.labels)).tolist()
+        pairs = np.stack([cache.index.shard_ids, cache.index.shard_rows])
+        content |= {
+            "image_dir": cache.index.image_dir,
+            "images": len(cache),
+            "unused_rows": content["rows"] - np.unique(pairs, axis=1).shape[1],
+            "classes": dict(zip(cache.labels, counts, strict=True)),
+        }
+    return content
+
+
+def lines(content: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    made = Counter((s["dtype"], s["engine"], s["precision"]) for s in content["shards"])
+    rejected = content["rejected"]
+    see = f", see {Path(content['directory'], REJECTED)}" if rejected else ""
+    told = [
+        content["directory"],
+        f"  module         {content['module']}, fingerprint {content['fingerprint']}",
+        f"  image size     {content['image_height']} x {content['image_width']} pixels, {content['preprocessing']}",
+        f"  shards         {len(content['shards'])} with {content['rows']:,} bottlenecks of {content['dimension']} "
+        f"values, {content['bytes'] / 1e6:,.1f} MB",
+    ]
+    told += [
+        f"  made as        {dtype} by {engine} in {precision}: {count} shards"
+        for (dtype, engine, precision), count in sorted(made.items(), key=str)
+    ]
+    if content["classes"] is None:
+        return [
+            *told,
+            "  labelled       nothing yet: the extraction has not ended; run it again to go on",
+            f"  rejected       {rejected} files{see}",
+        ]
+    unused = content["unused_rows"]
+    return [
+        *told,
+        f"  unused         {unused:,} bottlenecks" + (", which `python -m cache compact` drops" if unused else ""),
+        f"  image_dir      {content['image_dir']}",
+        f"  labelled       {content['images']:,} images of {len(content['classes'])} classes",
+        *(f"    {count:>9,}  {label}" for label, count in content["classes"].items()),
+        f"  rejected       {rejected} files{see}",
+    ]

@@ -1,0 +1,242 @@
+"""A cache opened for reading: bottlenecks as maps of its shards, with today's labels and paths."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cache import columns, shard
+from cache.columns import Table
+from cache.errors import CacheError
+from cache.shard import Shard
+from cache.store import (
+    BACKBONE,
+    INDEX,
+    SHARDS,
+    Index,
+    Module,
+    check_index,
+    directories,
+    module_of,
+    read_index_table,
+)
+from cache.strings import Strings
+
+if TYPE_CHECKING:
+    import pandas
+    import tensorflow as tf
+
+_LONG = 8  # rows in a row, on average, from which copying them as one slice is faster than gathering each
+_TRIES = 10  # to open a cache whose shards are replaced at the same time
+
+
+@dataclass(frozen=True)
+class Cache:
+    """An opened cache of N images, as it was at that moment: a writer that changes it meanwhile is not seen."""
+
+    directory: Path
+    module: Module
+    index: Index
+    shards: Sequence[Shard]  # in the order of index.shards
+    table: Table  # the index's images, with their checksums
+
+    @property
+    def labels(self) -> list[str]:
+        """The C class names, in the order of a classifier's outputs."""
+        return list(self.index.labels)
+
+    @property
+    def label_ids(self) -> np.ndarray:
+        """int32 [N]: each image's class, a place in `labels`."""
+        return self.index.label_ids
+
+    @property
+    def paths(self) -> Strings:
+        """N paths below image_dir, a sequence of str."""
+        return self.index.paths
+
+    @property
+    def backbone_dir(self) -> Path:
+        """The SavedModel that made the bottlenecks."""
+        return self.directory / BACKBONE
+
+    @cached_property
+    def dtype(self) -> np.dtype:
+        """The widest type among the shards: float16 or float32."""
+        return np.result_type(*{s.rows.bottlenecks.dtype for s in self.shards})
+
+    def __len__(self) -> int:
+        return len(self.index.paths)
+
+    def mapped(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """All bottlenecks without copying any: read-only maps [n, D] of the files, float16 or float32.
+
+        Each comes with the slice of the images (of `paths` and `label_ids`) whose bottlenecks it holds, in order.
+        """
+        shard_ids, rows = self.index.shard_ids, self.index.shard_rows
+        starts = _run_starts(shard_ids, rows).tolist()
+        for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
+            row = int(rows[start])
+            yield slice(start, stop), self.shards[shard_ids[start]].rows.bottlenecks[row : row + stop - start]
+
+    def bottlenecks(self, images: np.ndarray) -> np.ndarray:
+        """The bottlenecks of `images` (int [M], places in `paths`), in that order: a new array [M, D] of `dtype`.
+
+        Raises IndexError for an image that is not there.
+        """
+        images = np.asarray(images)
+        shard_ids, rows = self.index.shard_ids[images], self.index.shard_rows[images]
+        starts = _run_starts(shard_ids, rows)
+        if self._window is not None and len(starts) * _LONG > len(images):
+            window, first, apart = self._window
+            return window[first[shard_ids] + rows * apart]
+        vectors = np.empty((len(images), self.module.dimension), self.dtype)
+        bounds = [*starts.tolist(), len(images)]
+        for start, stop in itertools.pairwise(bounds):
+            row = int(rows[start])
+            vectors[start:stop] = self.shards[shard_ids[start]].rows.bottlenecks[row : row + stop - start]
+        return vectors
+
+    def to_tf_dataset(self, batch_size: int = 100, shuffle_seed: int | None = None) -> tf.data.Dataset:
+        """One pass over all images as a `tf.data.Dataset` of (bottlenecks [B, D] of `dtype`, label ids int32 [B]).
+
+        In the order of `paths`, or in an order drawn from `shuffle_seed`, anew for each pass. The last batch may be
+        smaller. Batches are copied out of the maps as they are needed.
+        """
+        import tensorflow as tf
+
+        generator = np.random.default_rng(shuffle_seed)
+
+        def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            order = np.arange(len(self)) if shuffle_seed is None else generator.permutation(len(self))
+            for start in range(0, len(self), batch_size):
+                images = order[start : start + batch_size]
+                yield self.bottlenecks(images), self.label_ids[images]
+
+        signature = (
+            tf.TensorSpec([None, self.module.dimension], self.dtype),
+            tf.TensorSpec([None], tf.int32),
+        )
+        return tf.data.Dataset.from_generator(batches, output_signature=signature)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each image, in the order of `paths`: `path` (str), `label` (categorical), `size` (bytes),
+        `mtime` (UTC), `shard` (categorical, a file name), `row` (in that shard).
+
+        Raises ImportError where pandas is not installed.
+        """
+        import pandas
+
+        index = self.index
+        return pandas.DataFrame(
+            {
+                "path": list(index.paths),
+                "label": pandas.Categorical.from_codes(index.label_ids, list(index.labels)),
+                "size": np.asarray(index.sizes),
+                "mtime": pandas.to_datetime(np.asarray(index.mtimes), utc=True),
+                "shard": pandas.Categorical.from_codes(index.shard_ids, list(index.shards)),
+                "row": np.asarray(index.shard_rows),
+            }
+        )
+
+    @cached_property
+    def _window(self) -> tuple[np.ndarray, np.ndarray, int] | None:
+        """One array over the memory of all shards, so that one call gathers rows wherever they lie.
+
+        Its rows [D] overlap: row `first[s] + r * apart` is row r of shard s. What lies between the shards is no
+        memory of ours: only rows of shards may be touched, which `open` has made sure of. None for shards of
+        different types. Grouping a batch's rows by shard and calling each would take twice as long.
+        """
+        arrays = {i: s.rows.bottlenecks for i, s in enumerate(self.shards) if len(s)}
+        if not arrays or len({array.dtype for array in arrays.values()}) > 1:
+            return None
+        lowest = min(arrays.values(), key=lambda array: array.ctypes.data)
+        width, step = self.module.dimension * lowest.itemsize, lowest.itemsize
+        distances = {i: array.ctypes.data - lowest.ctypes.data for i, array in arrays.items()}
+        unit = int(np.gcd.reduce([width, *distances.values()]))
+        span = max(distance + (len(arrays[i]) - 1) * width for i, distance in distances.items())
+        window = np.lib.stride_tricks.as_strided(
+            lowest.reshape(-1), (span // unit + 1, self.module.dimension), (unit, step), writeable=False
+        )
+        first = np.array([distances.get(i, 0) // unit for i in range(len(self.shards))], np.int64)
+        return window, first, width // unit
+
+
+def open(path: str | os.PathLike, module: str | None = None) -> Cache:
+    """Opens the cache at `path`: a cache_dir, or one backbone's folder in it.
+
+    `module` chooses among several backbones. Checks what is cheap: that every file is there, whole and of one backbone,
+    and that no image points outside them; `cache.verify` compares every byte. Raises CacheError where there is no
+    cache, several to choose from, none of that module, or one that is damaged or newer than this version.
+    """
+    directory = _choose(Path(path), module)
+    for _ in range(_TRIES):
+        before = os.stat(directory / INDEX) if (directory / INDEX).exists() else None
+        try:
+            return _open(directory)
+        except CacheError:
+            # Compacting replaces the index first and deletes old shards then: what was read may be the old index.
+            after = os.stat(directory / INDEX) if (directory / INDEX).exists() else None
+            if before is None or after is None or before.st_ino == after.st_ino:
+                raise
+    return _open(directory)
+
+
+def _open(directory: Path) -> Cache:
+    made_by, index, table = read_index_table(directory)
+    check_index(directory, index)
+    shards = [shard.check(shard.read(directory / SHARDS / name)) for name in index.shards]
+    for opened in shards:
+        if Module.of(opened.attributes).fingerprint != made_by.fingerprint:
+            raise CacheError(f"{opened.path} was made by another backbone; delete it and run the extraction again")
+        if opened.rows.bottlenecks.shape[1] != made_by.dimension:
+            raise columns.damage(opened.path, "its vectors have another length")
+    lengths = np.array([len(opened) for opened in shards], np.int64)
+    if not points_inside(index, lengths).all():
+        raise columns.damage(directory / INDEX, "it points outside its shards")
+    return Cache(directory, made_by, index, shards, table)
+
+
+def points_inside(index: Index, lengths: np.ndarray) -> np.ndarray:
+    """bool [N]: whether each image's bottleneck lies inside its shard; `lengths` int64 [S], of the shards."""
+    inside = (index.shard_ids >= 0) & (index.shard_ids < len(lengths)) & (index.shard_rows >= 0)
+    if len(lengths):
+        inside &= index.shard_rows < lengths[np.clip(index.shard_ids, 0, len(lengths) - 1)]
+    return inside
+
+
+def _run_starts(shard_ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where rows that lie one behind the other in one shard begin, int64 [R]."""
+    if not len(rows):
+        return np.zeros(0, np.int64)
+    breaks = (shard_ids[1:] != shard_ids[:-1]) | (rows[1:] != rows[:-1] + 1)
+    return np.concatenate([np.zeros(1, np.int64), 1 + np.flatnonzero(breaks)])
+
+
+def _choose(path: Path, module: str | None) -> Path:
+    if not path.exists():
+        raise CacheError(f"no cache at {path}; run the extraction first, or give its --cache_dir")
+    found = directories(path)
+    if not found:
+        raise CacheError(f"{path} holds no bottlenecks; run the extraction first, or give its --cache_dir")
+    names = {directory: module_of(directory).module for directory in found}
+    if module is not None:
+        found = [d for d in found if module in (names[d], d.name)]
+        if not found:
+            raise CacheError(
+                f"{path} holds no bottlenecks of {module}, only of {', '.join(sorted(set(names.values())))}; "
+                "choose one of these with --module, or run the extraction with this one"
+            )
+    if len(found) > 1:
+        raise CacheError(
+            f"{path} holds the bottlenecks of several backbones; choose with --module: "
+            + ", ".join(directory.name for directory in found)
+        )
+    return found[0]

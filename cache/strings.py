@@ -1,0 +1,84 @@
+"""A column of many strings, in two arrays."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Strings(Sequence[str]):
+    """Many strings as two arrays: all the bytes in one, where each starts in the other.
+
+    `data` uint8 [total bytes], `offsets` int64 [N + 1]; string i is data[offsets[i]:offsets[i + 1]], in the
+    file system's encoding. A hundred million paths fit where that many Python strings would not.
+    """
+
+    def __init__(self, data: np.ndarray, offsets: np.ndarray):
+        self.data, self.offsets = data, offsets
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> Strings:
+        return cls.of_encoded([os.fsencode(string) for string in strings])
+
+    @classmethod
+    def of_encoded(cls, encoded: Sequence[bytes]) -> Strings:
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(e) for e in encoded], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Strings]) -> Strings:
+        if len(parts) == 1 and parts[0].offsets[0] == 0:
+            return parts[0]
+        lengths = np.concatenate([np.zeros(1, np.int64)] + [np.diff(part.offsets) for part in parts])
+        data = [part.data[part.offsets[0] : part.offsets[-1]] for part in parts]
+        return cls(np.concatenate([np.zeros(0, np.uint8), *data]), np.cumsum(lengths))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: Any) -> Any:
+        """The string at an integer; a slice of step 1 gives `Strings` that share the arrays."""
+        if isinstance(i, slice):
+            start, stop, step = i.indices(len(self))
+            if step != 1:
+                raise TypeError("a slice of strings has step 1; `take` gives any others")
+            return Strings(self.data, self.offsets[start : max(start, stop) + 1])
+        if not isinstance(i, (int, np.integer)):
+            raise TypeError(f"one string at a time: an integer, not {type(i).__name__}")
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        i %= len(self)
+        return os.fsdecode(self.data[self.offsets[i] : self.offsets[i + 1]].tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        return map(os.fsdecode, self.encoded())
+
+    def encoded(self) -> Iterator[bytes]:
+        """Each string's bytes, read in blocks: a slice of an array for each would be ten times slower."""
+        step = 65536
+        for start in range(0, len(self), step):
+            ends = self.offsets[start : start + step + 1].tolist()
+            block = self.data[ends[0] : ends[-1]].tobytes()
+            for begin, end in itertools.pairwise(ends):
+                yield block[begin - ends[0] : end - ends[0]]
+
+    def take(self, indices: np.ndarray) -> Strings:
+        """The strings at `indices` (int [M]), in that order."""
+        starts, ends = self.offsets[:-1][indices], self.offsets[1:][indices]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(ends - starts)])
+        # Byte k of the result comes from its own string's start plus how far k is into that string.
+        source = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
+        return Strings(self.data[source], offsets)
+
+    def equals(self, other: Strings) -> bool:
+        return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.data, other.data)
+
+    def is_sound(self) -> bool:
+        """Whether every string lies inside the data, each where the one before it ends."""
+        first, last = int(self.offsets[0]), int(self.offsets[-1])
+        return first == 0 and last == len(self.data) and bool((self.offsets[1:] >= self.offsets[:-1]).all())

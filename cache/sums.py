@@ -1,0 +1,37 @@
+"""Checksums of a folder's files, in the file that `sha256sum --check` reads."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+NAME = "SHA256SUMS"
+
+
+def write(folder: Path) -> None:
+    """Lists the SHA-256 of every file in `folder` in a file there. Raises OSError."""
+    lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    (folder / NAME).write_text("".join(lines), encoding="utf-8")
+
+
+def damage(folder: Path) -> str | None:
+    """What differs from the list that `write` made: a file's name, or that the list is missing; None: nothing."""
+    try:
+        lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
+        listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+        if listed.keys() != present.keys():
+            return f"{min(listed.keys() ^ present.keys())} is missing, or not listed in {NAME}"
+        wrong = [name for name, path in present.items() if _sha256(path) != listed[name]]
+    except (OSError, UnicodeError) as error:
+        return f"{getattr(error, 'strerror', None) or error}: {NAME}"
+    return f"{wrong[0]} differs from its checksum" if wrong else None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,239 @@
+"""Compares every byte of a cache with its checksum, and drops what is damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from cache import columns, shard, store, sums
+from cache.errors import CacheError
+from cache.reader import Cache, points_inside
+from cache.shard import Shard
+from cache.store import BACKBONE, INDEX, REJECTED, SHARDS
+from cache.strings import Strings
+
+_NAMED = 3  # rows that a line names
+_LONGEST_NAME = 100  # characters of a path in a line
+_END_OF_FILE = slice(28, 36)  # of HDF5's superblock, versions 2 and 3: how long the file is
+_LARGEST = 1 << 40  # bytes of a shard, many times more than any has: a damaged length must not fill the disk
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with one file of a cache."""
+
+    path: Path
+    reason: str
+    rows: np.ndarray | None = None  # int64: those that are damaged; None: all, for the file cannot be read
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def find(directory: Path) -> list[Damage]:
+    """All that is wrong with one backbone's folder, told file by file; empty when everything agrees."""
+    found = []
+    names = store.shard_names(directory)
+    lengths: dict[str, int] = {}
+    for name in tqdm(names, desc="verify", unit=" shards", leave=False, delay=1):
+        path = directory / SHARDS / name
+        with _opened(path) as opened:
+            if isinstance(opened, Damage):
+                found.append(opened)
+                continue
+            lengths[name] = len(opened)
+            bad = opened.table.damaged()
+            if len(bad):
+                found.append(Damage(path, _told(bad, len(opened), opened.rows.paths), bad))
+    found += _of_index(directory, lengths)
+    if (directory / BACKBONE).exists() and (reason := sums.damage(directory / BACKBONE)):
+        found.append(Damage(directory / BACKBONE, reason))
+    try:
+        store.read_rejected(directory)
+    except CacheError as error:
+        found.append(Damage(directory / REJECTED, str(error)))
+    return found
+
+
+def repair(directory: Path) -> list[Damage]:
+    """Drops what `find` finds: exactly the damaged rows, so that the next extraction makes them again.
+
+    Returns what was found. Sound rows of a damaged shard move to a new one. It may be killed at any moment: what it
+    had not done then, it does when it is run again. Raises UserError when the cache cannot be written.
+    """
+    with store.locked(directory, required=True):
+        found = find(directory)
+        damaged = {damage.path: damage for damage in found}
+        moved = {
+            damage.path.name: _move_sound_rows(directory, damage)
+            for damage in found
+            if damage.path.parent == directory / SHARDS
+        }
+        index_path = directory / INDEX
+        if index_path in damaged and damaged[index_path].rows is None:
+            index_path.unlink(missing_ok=True)
+        elif index_path.exists() and (moved or index_path in damaged):
+            _drop_from_index(directory, damaged.get(index_path), moved)
+        for name in moved:
+            (directory / SHARDS / name).unlink(missing_ok=True)
+        if directory / BACKBONE in damaged:
+            shutil.rmtree(directory / BACKBONE)
+        if directory / REJECTED in damaged:
+            (directory / REJECTED).unlink()
+    return found
+
+
+def check(cache: Cache) -> None:
+    """Raises CacheError unless every row that `cache` uses agrees with its checksum."""
+    if len(cache.table.damaged()):
+        raise columns.damage(cache.directory / INDEX, "rows differ from their checksums")
+    used = np.bincount(cache.index.shard_ids, minlength=len(cache.shards)) > 0
+    shards = [opened for opened, is_used in zip(cache.shards, used, strict=True) if is_used]
+    for opened in tqdm(shards, desc="check", unit=" shards", leave=False, delay=1):
+        bad = opened.table.damaged()
+        of_this = cache.index.shard_ids == cache.shards.index(opened) if len(bad) else None
+        if of_this is not None and np.isin(cache.index.shard_rows[of_this], bad).any():
+            raise columns.damage(opened.path, _told(bad, len(opened), opened.rows.paths))
+    if reason := sums.damage(cache.backbone_dir):
+        raise columns.damage(cache.backbone_dir, reason)
+
+
+def _of_index(directory: Path, lengths: dict[str, int]) -> Iterator[Damage]:
+    path = directory / INDEX
+    if not path.exists():
+        return
+    try:
+        _, index, table = store.read_index_table(directory)
+    except CacheError as error:
+        yield Damage(path, str(error))
+        return
+    differ = np.zeros(len(index.paths), bool)
+    differ[table.damaged()] = True
+    label_ids = np.asarray(index.label_ids)
+    differ |= (label_ids < 0) | (label_ids >= len(index.labels))
+    # A shard that is missing altogether has no line of its own yet, a damaged one has.
+    known = np.array([lengths.get(name, np.iinfo(np.int64).max) for name in index.shards], np.int64)
+    nowhere = ~points_inside(index, known)
+    lost = [name for name in index.shards if not (directory / SHARDS / name).exists()]
+    if lost:
+        nowhere |= np.isin(index.shard_ids, [list(index.shards).index(name) for name in lost])
+    bad = np.flatnonzero(differ | nowhere)
+    reasons = []
+    if differ.any():
+        reasons.append(_told(np.flatnonzero(differ), len(differ), index.paths))
+    if (nowhere & ~differ).any():
+        reasons.append(f"{np.count_nonzero(nowhere & ~differ)} of {len(differ)} images point nowhere")
+    if lost:
+        reasons.append(f"{SHARDS}/{lost[0]} is missing" + (f", and {len(lost) - 1} more" if len(lost) > 1 else ""))
+    if reasons:
+        yield Damage(path, "; ".join(reasons), bad)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Shard | Damage]:
+    """The shard, or what keeps it from being read. One that was cut off is read as far as it goes."""
+    with contextlib.ExitStack() as stack:
+        opened: Shard | Damage
+        try:
+            opened = shard.read(path)
+        except CacheError as error:
+            try:
+                opened = replace(shard.read(stack.enter_context(_filled_up(path))), path=path)
+            except (CacheError, OSError):
+                opened = Damage(path, str(error))
+        yield opened
+
+
+@contextlib.contextmanager
+def _filled_up(path: Path) -> Iterator[Path]:
+    """A copy of a file that was cut off, as long as it says that it was. Raises OSError for one that was not."""
+    with (
+        path.open("rb") as file,
+        tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=columns.TEMPORARY) as copy,
+    ):
+        length = int.from_bytes(file.read(_END_OF_FILE.stop)[_END_OF_FILE], "little")
+        if not path.stat().st_size < length <= _LARGEST:
+            raise OSError("not cut off")
+        file.seek(0)
+        shutil.copyfileobj(file, copy)
+        copy.truncate(length)
+        copy.flush()
+        yield Path(copy.name)
+
+
+def _move_sound_rows(directory: Path, damage: Damage) -> tuple[str, np.ndarray] | None:
+    """Writes the sound rows of a damaged shard as a new one: its name, and for each old row the new one or -1."""
+    if damage.rows is None:
+        return None
+    with _opened(damage.path) as opened:
+        if isinstance(opened, Damage):
+            return None
+        sound = np.setdiff1d(np.arange(len(opened)), damage.rows)
+        if not len(sound):
+            return None
+        name = shard.write(directory / SHARDS, opened.attributes, [opened.rows.take(sound)])
+        places = np.full(len(opened), -1, np.int32)
+        places[sound] = np.arange(len(sound))
+    return name, places
+
+
+def _drop_from_index(
+    directory: Path, damage: Damage | None, moved: Mapping[str, tuple[str, np.ndarray] | None]
+) -> None:
+    """Leaves out the images that `damage` names and those whose bottleneck is lost; the others follow to new shards."""
+    module, index, _ = store.read_index_table(directory)
+    keep = np.ones(len(index.paths), bool)
+    if damage is not None and damage.rows is not None:
+        keep[damage.rows] = False
+    shard_rows = np.array(index.shard_rows)
+    shards = list(index.shards)
+    for number, name in enumerate(index.shards):
+        of_this = np.flatnonzero(keep & (index.shard_ids == number))
+        if name not in moved:
+            continue
+        target = moved[name]
+        if target is None:
+            keep[of_this] = False
+            continue
+        shards[number], places = target
+        shard_rows[of_this] = places[shard_rows[of_this]]
+        keep[of_this] &= shard_rows[of_this] >= 0
+    rows = np.flatnonzero(keep)
+    if not len(rows):
+        (directory / INDEX).unlink()
+        return
+    # Without the names of shards that are gone.
+    there = [number for number, name in enumerate(shards) if (directory / SHARDS / name).exists()]
+    renumbered = np.full(len(shards), -1, np.int32)
+    renumbered[there] = np.arange(len(there))
+    store.write_index(
+        directory,
+        module,
+        replace(
+            index,
+            shards=[shards[number] for number in there],
+            paths=index.paths.take(rows),
+            shard_ids=renumbered[index.shard_ids[rows]],
+            shard_rows=shard_rows[rows],
+            **{name: getattr(index, name)[rows] for name in ("sizes", "mtimes", "label_ids")},
+        ),
+    )
+
+
+def _told(bad: np.ndarray, count: int, paths: Strings) -> str:
+    """Such as "2 of 50 rows differ from their checksums: 3 (roses/a.jpg), 7 (roses/b.jpg)"."""
+    named = ", ".join(f"{row} ({_name(paths, row)})" for row in bad[:_NAMED].tolist())
+    more = ", ..." if len(bad) > _NAMED else ""
+    return f"{len(bad)} of {count} rows differ from their checksums: {named}{more}"
+
+
+def _name(paths: Strings, row: int) -> str:
+    # The name itself may be what is damaged.
+    return ascii(paths[row])[1:-1][:_LONGEST_NAME]

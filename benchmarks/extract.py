@@ -142,10 +142,10 @@ class Extraction:
         arguments = self._settings, self.names, self._engine, self._made_by
         everything = np.arange(len(self._images))
         with tempfile.TemporaryDirectory(dir=self._scratch) as directory, _silent():
-            failed = fill.fill(*arguments, Path(directory), self._images, everything)
-        if failed:
+            filled = fill.fill(*arguments, Path(directory), self._images, everything)
+        if filled.rejected:
             raise UserError(
-                f"{next(iter(failed.values())).path} cannot be read; give --image_dir without broken photos"
+                f"{next(iter(filled.rejected.values())).path} cannot be read; give --image_dir without broken photos"
             )
 
     def decode(self) -> None:

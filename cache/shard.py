@@ -56,17 +56,21 @@ class Shard:
         return len(self.rows)
 
 
-def write(directory: Path, attributes: Mapping[str, Any], parts: Sequence[Rows]) -> str:
-    """Commits rows as a new shard in `directory`; returns its file name, which no other writer uses.
+def write(directory: Path, attributes: Mapping[str, Any], parts: Sequence[Rows], end: str | None = None) -> str:
+    """Commits rows as a new shard in `directory`; returns its file name, which ends in `end`, as `own_end` makes one.
 
     The rows of all `parts`, which have the same D and dtype, one after the other. Raises UserError when it cannot be
     written; then nothing is left behind.
     """
-    # The time first, so that a listing shows the order of work; the random part, so that writers never meet.
-    now = datetime.now(UTC)
-    name = f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}{SUFFIX}"
+    # The time first, so that a listing shows the order of work; the random end, so that writers never meet.
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}{end or own_end()}"
     columns.write(directory / name, "shard", attributes, {TABLE: [_columns(part) for part in parts]})
     return name
+
+
+def own_end() -> str:
+    """The end of a file name that no other writer's shards have."""
+    return f"-{secrets.token_hex(4)}{SUFFIX}"
 
 
 def read(path: Path) -> Shard:

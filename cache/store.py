@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import fcntl
 import io
 import os
@@ -176,22 +175,21 @@ def write_index(directory: Path, module: Module, index: Index) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: Path, required: bool = False) -> Iterator[None]:
-    """Holds off all others who change which shards the index names. Readers need no lock, and never wait.
+def locked(directory: Path, shared: bool = False, required: bool = False) -> Iterator[None]:
+    """Holds off those who replace shards that the index names, and with `shared` no others. Readers never wait.
 
-    A file system without locks goes without, unless the lock is `required`. Raises UserError where it is and is not
-    to be had, and where the folder cannot be written.
+    Where the file system has no locks, or the folder cannot be written, it goes without, unless the lock is `required`.
+    Then it raises UserError.
     """
-    try:
-        with open(directory / LOCK, "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:
-                if required or error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                    raise
-            yield
-    except OSError as error:
-        raise UserError(f"cannot lock {directory}: {error.strerror}; do it where the folder can be written") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(directory / LOCK, "ab"))
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        except OSError as error:
+            if required:
+                remedy = "do it where the folder can be written and files can be locked"
+                raise UserError(f"cannot lock {directory}: {error.strerror}; {remedy}") from None
+        yield
 
 
 def sweep(directory: Path) -> None:

@@ -82,3 +82,34 @@ class Strings(Sequence[str]):
         """Whether every string lies inside the data, each where the one before it ends."""
         first, last = int(self.offsets[0]), int(self.offsets[-1])
         return first == 0 and last == len(self.data) and bool((self.offsets[1:] >= self.offsets[:-1]).all())
+
+
+class Lookup:
+    """Where strings stand among the N `strings`, found by their hashes.
+
+    8 bytes a string, and 8 for its place: a dict of a hundred million paths would not fit. Python draws the hashes' key
+    anew for each process, so nobody can name files to collide; the few that do by chance are not taken for each other.
+    """
+
+    def __init__(self, strings: Strings):
+        hashes = _hashes(strings)
+        self._strings, self._order = strings, np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._order]
+
+    def find(self, wanted: Strings, absent: int) -> np.ndarray:
+        """int64 [len(wanted)]: the place of each, or `absent`."""
+        places = np.full(len(wanted), absent, np.int64)
+        if not len(self._strings) or not len(wanted):
+            return places
+        hashes = _hashes(wanted)
+        at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        found = np.flatnonzero(self._hashes[at] == hashes)
+        at = self._order[at[found]]
+        pairs = zip(wanted.take(found).encoded(), self._strings.take(at).encoded(), strict=True)
+        equal = np.fromiter((a == b for a, b in pairs), bool, len(found))
+        places[found[equal]] = at[equal]
+        return places
+
+
+def _hashes(strings: Strings) -> np.ndarray:
+    return np.fromiter(map(hash, strings.encoded()), np.int64, len(strings))

@@ -29,10 +29,9 @@ class Writer:
         self._since = time.monotonic()
         # One thread: what is being written and what is being collected bound the memory.
         self._thread = ThreadPoolExecutor(1, "commit")
-        self._writing: Future[str] | None = None
-        self._rows = 0  # that are being written
+        self._writing: Future[int] | None = None
         self.committed = 0  # rows on disk
-        self.shards: list[str] = []  # the file names of those that are on disk
+        self.own_end = shard.own_end()  # of the file names of its shards, and of no others
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,7 +62,6 @@ class Writer:
         self._since = time.monotonic()
         if self._pending:
             pending, self._pending = self._pending, []
-            self._rows = sum(map(len, pending))
             self._writing = self._thread.submit(self._write, pending)
 
     def _finish_writing(self) -> None:
@@ -71,13 +69,13 @@ class Writer:
             return
         # Ctrl-C while waiting is no failure of the write: leaving the context waits for it once more.
         try:
-            self.shards.append(self._writing.result())
+            self.committed += self._writing.result()
         except Exception:
             self._writing = None
             self._pending.clear()
             raise
         self._writing = None
-        self.committed += self._rows
 
-    def _write(self, pending: Sequence[Rows]) -> str:
-        return shard.write(self._directory, self._attributes, pending)
+    def _write(self, pending: Sequence[Rows]) -> int:
+        shard.write(self._directory, self._attributes, pending, self.own_end)
+        return sum(map(len, pending))

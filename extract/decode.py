@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ _CHUNK = 1024  # paths handed to tf.data at a time, so that no list of all of th
 class Batch:
     """n decoded images."""
 
-    positions: np.ndarray  # int64 [n], into the list of paths that was asked for, increasing
+    positions: np.ndarray  # int64 [n], into the list of paths, in the order that was asked for
     images: tf.Tensor  # uint8 [n, height, width, 3]
     fingerprints: np.ndarray  # uint64 [n], FarmHash Fingerprint64 of the file's bytes
 
@@ -41,7 +42,7 @@ class Batch:
 class Unreadable:
     """An image that could not be decoded."""
 
-    position: int  # into the list of paths that was asked for
+    position: int  # into the list of paths
     reason: str
     passing: bool  # the file could not be read now, which a later run should try again
 
@@ -75,44 +76,56 @@ def resize(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 def batches(
-    image_dir: str | os.PathLike, paths: Strings, image_size: tuple[int, int], batch_size: int, threads: int
+    image_dir: str | os.PathLike,
+    paths: Strings,
+    image_size: tuple[int, int],
+    batch_size: int,
+    threads: int,
+    pieces: Iterable[np.ndarray] | None = None,
 ) -> Iterator[Batch | list[Unreadable]]:
-    """Decodes the images at `paths` in order: batches of `batch_size` (the last one smaller), ahead of need.
+    """Decodes images: batches of `batch_size` (the last one smaller), ahead of need.
 
-    Before a batch come, as a list, the images that could not be decoded since the batch before.
+    `pieces`, int64 [n] each, are the places in `paths` of the images to decode, in that order, and are asked for as
+    they are needed, by a thread of tf.data; None is all of `paths`. Before a batch come, as a list, the images that
+    could not be decoded since the batch before.
     """
+    handed: deque[np.ndarray] = deque()  # what tf.data has got, from the first image that has not come back
 
-    def load(position: tf.Tensor, path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def noted() -> Iterator[np.ndarray]:
+        for piece in _in_order(paths) if pieces is None else pieces:
+            handed.append(piece)
+            yield piece
+
+    def load(number: tf.Tensor, path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         encoded = tf.io.read_file(path)
-        return position, preprocess(encoded, *image_size), _fingerprint(encoded)
+        return number, preprocess(encoded, *image_size), _fingerprint(encoded)
 
     dataset = (
-        _dataset(image_dir, paths)
+        _dataset(image_dir, paths, noted())
         .map(load, num_parallel_calls=threads)
-        # What fails is left out here and named below, by its gap in the positions.
+        # What fails is left out here and named below, by its gap in the numbers.
         .ignore_errors()
         .batch(batch_size)
         # One batch in the making and one ready: more would only take memory.
         .prefetch(2)
     )
     expected = 0
-    for positions, images, fingerprints in dataset:
-        batch = Batch(positions.numpy(), images, fingerprints.numpy().view(np.uint64).reshape(-1))
-        end = int(batch.positions[-1]) + 1
-        gaps = np.setdiff1d(np.arange(expected, end), batch.positions, assume_unique=True)
-        if len(gaps):
-            yield [_why(image_dir, paths, position) for position in gaps.tolist()]
-        yield batch
-        expected = end
-    if expected < len(paths):
-        yield [_why(image_dir, paths, position) for position in range(expected, len(paths))]
+    for numbers, images, fingerprints in dataset:
+        present = numbers.numpy() - expected
+        positions = _first(handed, int(present[-1]) + 1)
+        if len(positions) > len(present):
+            yield [_why(image_dir, paths, position) for position in np.delete(positions, present).tolist()]
+        yield Batch(positions[present], images, fingerprints.numpy().view(np.uint64).reshape(-1))
+        expected += len(positions)
+    if handed:
+        yield [_why(image_dir, paths, position) for position in np.concatenate(handed).tolist()]
 
 
 def fingerprints(image_dir: str | os.PathLike, paths: Strings, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """The files' content: (int64 [M] positions of the readable ones among `paths`, uint64 [M] their fingerprints)."""
     dataset = (
-        _dataset(image_dir, paths)
-        .map(lambda position, path: (position, _fingerprint(tf.io.read_file(path))), num_parallel_calls=threads)
+        _dataset(image_dir, paths, _in_order(paths))
+        .map(lambda number, path: (number, _fingerprint(tf.io.read_file(path))), num_parallel_calls=threads)
         .ignore_errors()
         .batch(_CHUNK)
     )
@@ -121,13 +134,30 @@ def fingerprints(image_dir: str | os.PathLike, paths: Strings, threads: int) -> 
     return np.concatenate([np.zeros(0, np.int64), *positions]), np.concatenate([np.zeros(0, np.uint64), *values])
 
 
-def _dataset(image_dir: str | os.PathLike, paths: Strings) -> tf.data.Dataset:
-    """(position int64, whole path string) of each path."""
+def _in_order(paths: Strings) -> Iterator[np.ndarray]:
+    return (np.arange(start, min(start + _CHUNK, len(paths))) for start in range(0, len(paths), _CHUNK))
+
+
+def _first(handed: deque[np.ndarray], count: int) -> np.ndarray:
+    """Takes the first `count` positions out of `handed`."""
+    parts = []
+    while count:
+        piece = handed.popleft()
+        if len(piece) > count:
+            handed.appendleft(piece[count:])
+        parts.append(piece[:count])
+        count -= len(parts[-1])
+    return np.concatenate(parts)
+
+
+def _dataset(image_dir: str | os.PathLike, paths: Strings, pieces: Iterable[np.ndarray]) -> tf.data.Dataset:
+    """(number int64, counted from 0, whole path string) of each path that `pieces` name."""
 
     def chunks() -> Iterator[tuple[np.ndarray, list[bytes]]]:
-        for start in range(0, len(paths), _CHUNK):
-            positions = np.arange(start, min(start + _CHUNK, len(paths)))
-            yield positions, [root + path for path in paths.take(positions).encoded()]
+        start = 0
+        for piece in pieces:
+            yield np.arange(start, start + len(piece)), [root + path for path in paths.take(piece).encoded()]
+            start += len(piece)
 
     root = os.fsencode(os.path.abspath(image_dir)) + b"/"
     signature = (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string))

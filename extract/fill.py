@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ from cache import store
 from cache.errors import UserError
 from cache.shard import Rows
 from cache.writer import Writer
-from extract import decode, devices, engines, monitor, nvml
+from extract import decode, devices, engines, monitor, nvml, share
 from extract.engines import Engine
 from extract.images import Images
 from extract.settings import Settings
@@ -31,6 +32,14 @@ TRACED = 40  # batches
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
+class Filled:
+    """What became of the missing images; the others were done by other extractions."""
+
+    computed: int
+    rejected: dict[int, store.Rejected]  # by position in the images: those that could not be read
+
+
 def fill(
     settings: Settings,
     names: list[str],
@@ -39,29 +48,26 @@ def fill(
     directory: Path,
     images: Images,
     missing: np.ndarray,
-) -> dict[int, store.Rejected]:
-    """Commits the bottlenecks of `missing` (int64 [M], into `images`); returns those that could not be read.
+) -> Filled:
+    """Commits the bottlenecks of `missing` (int64 [M], into `images`), but for what other extractions do meanwhile.
 
     `names` are the devices that run the network; `build_engine` makes the engine for the precision that they get.
-
     Raises UserError when the cache cannot be written or a bottleneck cannot be stored.
     """
     if not len(missing):
-        return {}
+        return Filled(0, {})
     rejected: dict[int, store.Rejected] = {}
-    clocks = monitor.Monitor()
+    work, clocks = share.Work(images, missing, directory), monitor.Monitor()
 
     def decoded() -> Iterator[tuple[decode.Batch, tf.Tensor]]:
-        paths, image_size = images.paths.take(missing), (made_by.image_height, made_by.image_width)
-        at_once = engine.batch_size * len(names)
-        batches = decode.batches(images.image_dir, paths, image_size, at_once, settings.threads)
+        image_size, at_once = (made_by.image_height, made_by.image_width), engine.batch_size * len(names)
+        pieces = work.pieces(writer.own_end)
+        batches = decode.batches(images.image_dir, images.paths, image_size, at_once, settings.threads, pieces)
         for batch in clocks.waiting(monitor.DECODING, batches):
             if isinstance(batch, decode.Batch):
                 yield batch, batch.images
             else:
-                for unreadable in batch:
-                    position = int(missing[unreadable.position])
-                    rejected[position] = _rejected(images, position, unreadable)
+                rejected.update((unreadable.position, _rejected(images, unreadable)) for unreadable in batch)
                 bar.update(len(batch))
 
     with (
@@ -79,11 +85,12 @@ def fill(
         # The rest of the loop, and the last commit at its end.
         with clocks.clock(monitor.WRITING), Writer(directory, attributes) as writer:
             for batch, features in finished:
-                taken = missing[batch.positions]
+                taken = batch.positions
                 vectors = _narrow(features, settings.dtype, images, taken)
                 facts = images.paths.take(taken), images.sizes[taken], images.mtimes[taken]
                 writer.append(Rows(*facts, batch.fingerprints, vectors))
                 bar.set_postfix_str(str(gpus), refresh=False)
+                bar.total = len(missing) - work.left_out
                 bar.update(len(taken))
     with devices.running_in("auto", names) as fastest:
         setup = monitor.Setup(
@@ -95,9 +102,11 @@ def fill(
             faster_engine=engine.name != "openvino" and names == ["CPU:0"],
         )
     ran = f"{engine.name} in {precision} on {', '.join(names)}, batches of {engine.batch_size}"
-    print(f"{clocks.shares(len(missing))} ({ran})")
+    print(f"{clocks.shares(len(missing) - work.left_out)} ({ran})")
     print(monitor.verdict(clocks.seconds, setup))
-    return rejected
+    if work.left_out:
+        print(f"{work.left_out} images were done by another extraction meanwhile")
+    return Filled(len(missing) - work.left_out - len(rejected), rejected)
 
 
 def _traced(clocks: monitor.Monitor, batches: Iterable[Item], directory: str, expected: int) -> Iterator[Item]:
@@ -131,6 +140,7 @@ def _narrow(features: np.ndarray, dtype: str, images: Images, taken: np.ndarray)
     return vectors
 
 
-def _rejected(images: Images, position: int, unreadable: decode.Unreadable) -> store.Rejected:
+def _rejected(images: Images, unreadable: decode.Unreadable) -> store.Rejected:
+    position = unreadable.position
     mtime = ANOTHER_TRY if unreadable.passing else int(images.mtimes[position])
     return store.Rejected(images.paths[position], int(images.sizes[position]), mtime, unreadable.reason)

@@ -10,7 +10,7 @@ import numpy as np
 
 from cache import command, shard, store
 from cache.shard import Shard
-from cache.strings import Strings
+from cache.strings import Lookup, Strings
 from extract.images import NOT_A_FILE, Images
 
 MISSING = -1
@@ -116,7 +116,7 @@ def _unindexed(plan: Plan, directory: Path) -> list[tuple[int, str]]:
 
 
 def _open(directory: Path, name: str) -> Shard:
-    return shard.read(directory / store.SHARDS / name)
+    return shard.check(shard.read(directory / store.SHARDS / name))
 
 
 def _place(plan: Plan, found: np.ndarray, shard_id: int) -> None:
@@ -141,17 +141,4 @@ def _join(left: Strings, right: Strings) -> np.ndarray:
     """int64 [len(left)]: where each string of `left` stands in `right`, or MISSING."""
     if left.equals(right):
         return np.arange(len(left))
-    # By hashes, 8 bytes a string: a dict of a hundred million paths would not fit. Python draws their key anew for
-    # each process, so nobody can name files to collide; the few that do by chance are not taken for each other.
-    if not len(left) or not len(right):
-        return np.full(len(left), MISSING, np.int64)
-    hashes = np.fromiter(map(hash, right.encoded()), np.int64, len(right))
-    wanted = np.fromiter(map(hash, left.encoded()), np.int64, len(left))
-    order = np.argsort(hashes, kind="stable")
-    at = order[np.minimum(np.searchsorted(hashes[order], wanted), len(right) - 1)]
-    found = np.flatnonzero(hashes[at] == wanted)
-    pairs = zip(left.take(found).encoded(), right.take(at[found]).encoded(), strict=True)
-    equal = np.fromiter((a == b for a, b in pairs), bool, len(found))
-    result = np.full(len(left), MISSING, np.int64)
-    result[found[equal]] = at[found[equal]]
-    return result
+    return Lookup(right).find(left, MISSING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,8 +35,7 @@ def extract(settings: Settings) -> Result:
     """
     images = list_images(settings.image_dir)
     directory = target.find(settings)
-    rejected = plan.rejected_before(images, directory)
-    work = plan.make(images, directory, rejected, settings.threads)
+    rejected, work = _plan(images, directory, settings)
     computed = 0
     if directory is None or len(work.missing) or not target.is_complete(directory):
         command.import_tensorflow()  # seconds that a run with nothing to do does not pay
@@ -48,18 +48,32 @@ def extract(settings: Settings) -> Result:
         made_by, prepared = target.prepare(settings, network)
         if prepared != directory:
             directory = prepared
-            rejected = plan.rejected_before(images, directory)
-            work = plan.make(images, directory, rejected, settings.threads)
+            rejected, work = _plan(images, directory, settings)
+        store.sweep(directory)
         build_engine = partial(engines.build, engine_name, network, names, batch_size=settings.batch_size)
-        failed = fill.fill(settings, names, build_engine, made_by, directory, images, work.missing)
-        computed = len(work.missing) - len(failed)
-        rejected |= failed
-        work = plan.make(images, directory, rejected, settings.threads)
-    _write_rejected(directory, rejected)
-    _check_classes(images, rejected, directory)
-    _write_index(directory, images, work)
+        filled = fill.fill(settings, names, build_engine, made_by, directory, images, work.missing)
+        computed = filled.computed
+        rejected |= filled.rejected
+    # From finding the shards to naming them in the index, none may be replaced.
+    with store.locked(directory):
+        if store.shard_names(directory) != work.shards:
+            work = plan.make(images, directory, rejected, settings.threads)
+            if len(work.missing):
+                raise UserError(
+                    f"{len(work.missing)} bottlenecks are gone from {directory}; run the same command again"
+                )
+        _write_rejected(directory, rejected)
+        _check_classes(images, rejected, directory)
+        _write_index(directory, images, work)
     reused = len(images) - len(rejected) - computed
     return Result(directory, len(images.labels), computed, reused, len(rejected))
+
+
+def _plan(images: Images, directory: Path | None, settings: Settings) -> tuple[dict[int, store.Rejected], plan.Plan]:
+    """What the cache says of `images`: which were rejected before, and where the others' bottlenecks are."""
+    with store.locked(directory, shared=True) if directory else contextlib.nullcontext():
+        rejected = plan.rejected_before(images, directory)
+        return rejected, plan.make(images, directory, rejected, settings.threads)
 
 
 def _write_rejected(directory: Path, rejected: Mapping[int, store.Rejected]) -> None:

@@ -91,15 +91,15 @@ def repair(directory: Path) -> list[Damage]:
 
 
 def check(cache: Cache) -> None:
-    """Raises CacheError unless every row that `cache` uses agrees with its checksum."""
+    """Raises CacheError unless every row that `cache` uses, and its backbone, agree with their checksums."""
     if len(cache.table.damaged()):
         raise columns.damage(cache.directory / INDEX, "rows differ from their checksums")
-    used = np.bincount(cache.index.shard_ids, minlength=len(cache.shards)) > 0
-    shards = [opened for opened, is_used in zip(cache.shards, used, strict=True) if is_used]
-    for opened in tqdm(shards, desc="check", unit=" shards", leave=False, delay=1):
+    shard_ids, shard_rows = cache.index.shard_ids, cache.index.shard_rows
+    numbers = np.flatnonzero(np.bincount(shard_ids, minlength=len(cache.shards))).tolist()
+    for number in tqdm(numbers, desc="check", unit=" shards", leave=False, delay=1):
+        opened = cache.shards[number]
         bad = opened.table.damaged()
-        of_this = cache.index.shard_ids == cache.shards.index(opened) if len(bad) else None
-        if of_this is not None and np.isin(cache.index.shard_rows[of_this], bad).any():
+        if len(bad) and np.isin(shard_rows[shard_ids == number], bad).any():
             raise columns.damage(opened.path, _told(bad, len(opened), opened.rows.paths))
     if reason := sums.damage(cache.backbone_dir):
         raise columns.damage(cache.backbone_dir, reason)

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -485,6 +486,35 @@ def test_a_cache_without_its_backbone_is_refused_before_training(tmp_path):
     (folder / "backbone" / "saved_model.pb").unlink()
     with pytest.raises(CacheError, match="holds no SavedModel"):
         run.fit(quick(cache_dir, tmp_path / "out"))
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+def places(folder):
+    """A byte of each kind of thing that a training reads: (file, where)."""
+    path = folder / "shards" / store.shard_names(folder)[0]
+    with h5py.File(path) as file:
+        yield path, file["bottlenecks"].id.get_offset() + 100
+    with h5py.File(folder / store.INDEX) as file:
+        yield folder / store.INDEX, file["label_ids"].id.get_offset()
+    yield folder / "backbone" / "saved_model.pb", 2000
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_flipped_bit_ends_training_instead_of_making_a_worse_classifier(tmp_path, capsys, which):
+    cache_dir = small_cache.make(tmp_path, dtypes=("f4", "f2"))
+    (folder,) = store.directories(cache_dir)
+    path, place = list(places(folder))[which]
+    flip(path, place)
+    assert command.run(main, ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path if path.suffix == '.h5' else path.parent} is damaged")
+    assert "verify --repair" in line
+    assert not (tmp_path / "out" / "saved_model").exists()
 
 
 def test_help_teaches_without_numpy():

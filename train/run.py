@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import cache as bottlenecks
-from cache import command
+from cache import command, verify
 from cache.errors import CacheError
 from cache.reader import Cache
 from train import report, split
@@ -93,6 +93,7 @@ def fit(settings: TrainSettings) -> Result:
     command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
     cache = bottlenecks.open(settings.cache_dir, settings.module)
     sets = _split(cache, settings)
+    verify.check(cache)  # damage would make a worse classifier, and nobody would know
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
     command.import_tensorflow()

@@ -12,7 +12,8 @@ import itertools
 import os
 import secrets
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -72,7 +73,7 @@ def write(path: Path, kind: str, attributes: Mapping[str, Any], tables: Mapping[
     covers = {}
     for table, parts in tables.items():
         covers[table] = " ".join(parts[0])
-        arrays[table + CHECKSUMS] = [checksums(part) for part in parts]
+        arrays[table + CHECKSUMS] = [np.zeros(len(next(iter(part.values()))), np.uint32) for part in parts]
         for name, column in parts[0].items():
             if isinstance(column, Strings):
                 joined = Strings.concatenate([part[name] for part in parts])  # type: ignore[misc]
@@ -84,13 +85,25 @@ def write(path: Path, kind: str, attributes: Mapping[str, Any], tables: Mapping[
     )
     # The operating system writes the arrays, not HDF5: nothing is copied, and a full disk fails in one place with a
     # plain errno, where HDF5 reports it from wherever it happens to flush, its own clean-up included.
-    with replacing(path) as file:
+    with replacing(path) as file, ThreadPoolExecutor(1, "write") as thread:
         file.truncate(size)
         file.write(structures)
-        for name, place in places.items():
-            file.seek(place)
-            for array in arrays[name]:
-                file.write(array.reshape(-1).view(np.uint8).data)
+        writing = thread.submit(_write, file, {places[name]: parts for name, parts in arrays.items() if name in places})
+        # The disk takes as long as the checksums do.
+        for table, parts in tables.items():
+            arrays[table + CHECKSUMS] = [checksums(part) for part in parts]
+        writing.result()
+        _write(file, {places[name]: arrays[name] for name in places if name.endswith(CHECKSUMS)})
+
+
+def _write(file: IO[bytes], arrays: Mapping[int, Sequence[np.ndarray]]) -> None:
+    """Writes the arrays at their places, one behind the other, and sees that they reach the disk. Raises OSError."""
+    for place, parts in arrays.items():
+        file.seek(place)
+        for part in parts:
+            file.write(part.reshape(-1).view(np.uint8).data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -177,12 +190,25 @@ def damage(path: Path, reason: str) -> CacheError:
 
 def checksums(columns: Columns) -> np.ndarray:
     """CRC-32 (zlib's) of each row: its bytes in every column, one column after the other. uint32 [N]."""
-    crcs: Sequence[int] | None = None
-    for column in columns.values():
-        if crcs is None:
-            crcs = [0] * len(column)
+    crcs = [0] * len(next(iter(columns.values())))
+    for column in _side_by_side(columns.values()):
         crcs = list(map(zlib.crc32, _row_bytes(column), crcs))
-    return np.array(crcs or (), np.uint32)
+    return np.array(crcs, np.uint32)
+
+
+def _side_by_side(columns: Iterable[Column]) -> Iterator[Column]:
+    """The columns, those of single numbers that follow one another as one: a call costs as much as a hundred bytes."""
+    narrow: list[np.ndarray] = []
+    for column in columns:
+        if isinstance(column, np.ndarray) and column.ndim == 1:
+            narrow.append(np.ascontiguousarray(column).view(np.uint8).reshape(len(column), column.itemsize))
+            continue
+        if narrow:
+            yield np.concatenate(narrow, axis=1)
+        narrow = []
+        yield column
+    if narrow:
+        yield np.concatenate(narrow, axis=1)
 
 
 def _row_bytes(column: Column) -> Iterator[memoryview]:

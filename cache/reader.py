@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import pandas
     import tensorflow as tf
 
-_LONG = 8  # rows in a row, on average, from which copying them as one slice is faster than gathering each
+_FEW = 1024  # rows that are gathered one by one without a look at whether they lie in a row
+_LONG = 8  # rows in a row, on average, from which copying them as one slice is faster
 _TRIES = 10  # to open a cache whose shards are replaced at the same time
 
 
@@ -93,15 +94,16 @@ class Cache:
         """
         images = np.asarray(images)
         shard_ids, rows = self.index.shard_ids[images], self.index.shard_rows[images]
-        starts = _run_starts(shard_ids, rows)
-        if self._window is not None and len(starts) * _LONG > len(images):
-            window, first, apart = self._window
-            return window[first[shard_ids] + rows * apart]
-        vectors = np.empty((len(images), self.module.dimension), self.dtype)
-        bounds = [*starts.tolist(), len(images)]
-        for start, stop in itertools.pairwise(bounds):
-            row = int(rows[start])
-            vectors[start:stop] = self.shards[shard_ids[start]].rows.bottlenecks[row : row + stop - start]
+        if self._window is None:
+            return self._from_each_shard(shard_ids, rows)
+        window, first, apart = self._window
+        at = first[shard_ids] + rows * apart
+        breaks = 1 + np.flatnonzero(np.diff(at) != apart) if len(at) > _FEW else None
+        if breaks is None or len(breaks) * _LONG > len(at):
+            return window[at]
+        vectors = np.empty((len(at), self.module.dimension), self.dtype)
+        for start, stop in itertools.pairwise([0, *breaks.tolist(), len(at)]):
+            vectors[start:stop] = window[at[start] : at[stop - 1] + 1 : apart]
         return vectors
 
     def to_tf_dataset(self, batch_size: int = 100, shuffle_seed: int | None = None) -> tf.data.Dataset:
@@ -146,8 +148,15 @@ class Cache:
             }
         )
 
+    def _from_each_shard(self, shard_ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        vectors = np.empty((len(rows), self.module.dimension), self.dtype)
+        for number in np.unique(shard_ids).tolist():
+            places = np.flatnonzero(shard_ids == number)
+            vectors[places] = self.shards[number].rows.bottlenecks[rows[places]]
+        return vectors
+
     @cached_property
-    def _window(self) -> tuple[np.ndarray, np.ndarray, int] | None:
+    def _window(self) -> tuple[np.ndarray, np.ndarray, np.int64] | None:
         """One array over the memory of all shards, so that one call gathers rows wherever they lie.
 
         Its rows [D] overlap: row `first[s] + r * apart` is row r of shard s. What lies between the shards is no
@@ -166,7 +175,7 @@ class Cache:
             lowest.reshape(-1), (span // unit + 1, self.module.dimension), (unit, step), writeable=False
         )
         first = np.array([distances.get(i, 0) // unit for i in range(len(self.shards))], np.int64)
-        return window, first, width // unit
+        return window, first, np.int64(width // unit)
 
 
 def open(path: str | os.PathLike, module: str | None = None) -> Cache:

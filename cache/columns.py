@@ -52,15 +52,9 @@ class Table:
     def __len__(self) -> int:
         return len(self.checksums)
 
-    def damaged(self, rows: slice = slice(None)) -> np.ndarray:
-        """int64 [M]: which of the `rows` (of step 1) differ from their checksums."""
-        start, stop, _ = rows.indices(len(self))
-        bad = [np.zeros(0, np.int64)]
-        for begin in range(start, stop, _AT_ONCE):
-            end = min(begin + _AT_ONCE, stop)
-            block = {name: column[begin:end] for name, column in self.columns.items()}
-            bad.append(begin + np.flatnonzero(checksums(block) != self.checksums[begin:end]))
-        return np.concatenate(bad)
+    def damaged(self) -> np.ndarray:
+        """int64 [M]: the rows that differ from their checksums."""
+        return np.flatnonzero(checksums(self.columns) != self.checksums)
 
 
 def write(path: Path, kind: str, attributes: Mapping[str, Any], tables: Mapping[str, Sequence[Columns]]) -> None:
@@ -88,22 +82,22 @@ def write(path: Path, kind: str, attributes: Mapping[str, Any], tables: Mapping[
     with replacing(path) as file, ThreadPoolExecutor(1, "write") as thread:
         file.truncate(size)
         file.write(structures)
-        writing = thread.submit(_write, file, {places[name]: parts for name, parts in arrays.items() if name in places})
         # The disk takes as long as the checksums do.
-        for table, parts in tables.items():
-            arrays[table + CHECKSUMS] = [checksums(part) for part in parts]
+        writing = thread.submit(_write, file, [(places[name], arrays[name]) for name in places])
+        flushing = thread.submit(os.fsync, file.fileno())
+        sums = [(places.get(table + CHECKSUMS), [checksums(part) for part in parts]) for table, parts in tables.items()]
         writing.result()
-        _write(file, {places[name]: arrays[name] for name in places if name.endswith(CHECKSUMS)})
+        flushing.result()
+        _write(file, [(place, arrays) for place, arrays in sums if place is not None])
 
 
-def _write(file: IO[bytes], arrays: Mapping[int, Sequence[np.ndarray]]) -> None:
-    """Writes the arrays at their places, one behind the other, and sees that they reach the disk. Raises OSError."""
-    for place, parts in arrays.items():
+def _write(file: IO[bytes], arrays: Iterable[tuple[int, Sequence[np.ndarray]]]) -> None:
+    """Writes at each place its arrays, one behind the other. Raises OSError."""
+    for place, parts in arrays:
         file.seek(place)
         for part in parts:
             file.write(part.reshape(-1).view(np.uint8).data)
     file.flush()
-    os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -190,10 +184,15 @@ def damage(path: Path, reason: str) -> CacheError:
 
 def checksums(columns: Columns) -> np.ndarray:
     """CRC-32 (zlib's) of each row: its bytes in every column, one column after the other. uint32 [N]."""
-    crcs = [0] * len(next(iter(columns.values())))
-    for column in _side_by_side(columns.values()):
-        crcs = list(map(zlib.crc32, _row_bytes(column), crcs))
-    return np.array(crcs, np.uint32)
+    count = len(next(iter(columns.values())))
+    sums = np.zeros(count, np.uint32)
+    for start in range(0, count, _AT_ONCE):
+        block = [column[start : start + _AT_ONCE] for column in columns.values()]
+        crcs = [0] * len(block[0])
+        for column in _side_by_side(block):
+            crcs = list(map(zlib.crc32, _row_bytes(column), crcs))
+        sums[start : start + _AT_ONCE] = crcs
+    return sums
 
 
 def _side_by_side(columns: Iterable[Column]) -> Iterator[Column]:

@@ -60,9 +60,7 @@ def compact(directory: Path) -> Result:
 
 def _to_rewrite(cache: Cache) -> list[int]:
     """The shards (places in cache.shards) that hold unused rows, and the small ones if there are several."""
-    used = np.zeros(len(cache.shards), np.int64)
-    pairs = np.unique(np.stack([cache.index.shard_ids, cache.index.shard_rows]), axis=1)
-    used += np.bincount(pairs[0], minlength=len(used))
+    used = cache.used_rows()
     wasteful = {number for number, opened in enumerate(cache.shards) if used[number] < len(opened)}
     small: dict[tuple, list[int]] = defaultdict(list)
     for number, opened in enumerate(cache.shards):

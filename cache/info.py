@@ -46,11 +46,10 @@ def describe(directory: Path) -> dict[str, Any]:
     if (directory / INDEX).exists():
         cache = reader.open(directory)
         counts = np.bincount(cache.label_ids, minlength=len(cache.labels)).tolist()
-        pairs = np.stack([cache.index.shard_ids, cache.index.shard_rows])
         content |= {
             "image_dir": cache.index.image_dir,
             "images": len(cache),
-            "unused_rows": content["rows"] - np.unique(pairs, axis=1).shape[1],
+            "unused_rows": content["rows"] - int(cache.used_rows().sum()),
             "classes": dict(zip(cache.labels, counts, strict=True)),
         }
     return content
@@ -69,7 +68,7 @@ def lines(content: dict[str, Any]) -> list[str]:
         f"values, {content['bytes'] / 1e6:,.1f} MB",
     ]
     told += [
-        f"  made as        {dtype} by {engine} in {precision}: {count} shards"
+        f"  made as        {dtype} by {engine} in {precision}: {count} shard{'s' * (count != 1)}"
         for (dtype, engine, precision), count in sorted(made.items(), key=str)
     ]
     if content["classes"] is None:

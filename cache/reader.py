@@ -106,6 +106,11 @@ class Cache:
             vectors[start:stop] = window[at[start] : at[stop - 1] + 1 : apart]
         return vectors
 
+    def used_rows(self) -> np.ndarray:
+        """int64 [S]: how many rows of each shard are some image's bottleneck; copies of an image share one."""
+        keys = np.unique(self.index.shard_ids.astype(np.int64) << 32 | self.index.shard_rows)
+        return np.bincount(keys >> 32, minlength=len(self.shards))
+
     def to_tf_dataset(self, batch_size: int = 100, shuffle_seed: int | None = None) -> tf.data.Dataset:
         """One pass over all images as a `tf.data.Dataset` of (bottlenecks [B, D] of `dtype`, label ids int32 [B]).
 

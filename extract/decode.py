@@ -96,6 +96,7 @@ def batches(
             handed.append(piece)
             yield piece
 
+    @tf.autograph.experimental.do_not_convert  # nothing here needs it, and it takes a second
     def load(number: tf.Tensor, path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         encoded = tf.io.read_file(path)
         return number, preprocess(encoded, *image_size), _fingerprint(encoded)

@@ -204,6 +204,8 @@ def open(path: str | os.PathLike, module: str | None = None) -> Cache:
 
 
 def _open(directory: Path) -> Cache:
+    if not (directory / INDEX).exists():
+        raise CacheError(f"{directory / INDEX} is not there yet: the extraction has not ended; run it again to go on")
     made_by, index, table = read_index_table(directory)
     check_index(directory, index)
     shards = [shard.check(shard.read(directory / SHARDS / name)) for name in index.shards]

@@ -47,8 +47,9 @@ def compact(directory: Path) -> Result:
             # Rewritten rows get new checksums: damage must not be taken for what was meant.
             if len(cache.shards[number].table.damaged()):
                 raise columns.damage(cache.shards[number].path, "rows differ from their checksums")
-        index, kept = _rewritten(cache, old)
-        store.write_index(directory, cache.module, index)
+        with store.withdrawing(directory) as new:
+            index, kept = _rewritten(cache, old, new)
+            store.write_index(directory, cache.module, index)
         before = sum(opened.path.stat().st_size for opened in cache.shards)
         for number in old:
             cache.shards[number].path.unlink(missing_ok=True)
@@ -76,8 +77,8 @@ def _how_made(opened: Shard) -> tuple:
     return made.get("precision"), made.get("engine"), opened.rows.bottlenecks.dtype.name
 
 
-def _rewritten(cache: Cache, old: list[int]) -> tuple[store.Index, int]:
-    """Writes the used rows of the `old` shards as new ones; the index that names these, and how many rows they are."""
+def _rewritten(cache: Cache, old: list[int], new: list[str]) -> tuple[store.Index, int]:
+    """Writes the used rows of the `old` shards as `new` ones; the index that names these, and the number of rows."""
     directory, index = cache.directory, cache.index
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number in old:
@@ -88,7 +89,8 @@ def _rewritten(cache: Cache, old: list[int]) -> tuple[store.Index, int]:
     for numbers in groups.values():
         attributes = cache.shards[numbers[0]].attributes
         for images, rows in tqdm(_chunks(cache, numbers), desc="compact", unit=" shards", leave=False, delay=1):
-            names.append(shard.write(directory / SHARDS, attributes, [rows]))
+            new.append(shard.write(directory / SHARDS, attributes, [rows]))
+            names.append(new[-1])
             shard_ids[images[0]], shard_rows[images[0]] = len(names) - 1, images[1]
             kept += len(rows)
     there = [number for number in range(len(names)) if number not in set(old)]

@@ -192,6 +192,23 @@ def locked(directory: Path, shared: bool = False, required: bool = False) -> Ite
         yield
 
 
+@contextlib.contextmanager
+def withdrawing(directory: Path) -> Iterator[list[str]]:
+    """A list for the names of new shards: where what follows fails before an index names them, they are deleted.
+
+    Otherwise each attempt on a full disk would make it fuller.
+    """
+    new: list[str] = []
+    try:
+        yield new
+    except BaseException:
+        with contextlib.suppress(OSError, UserError):
+            named = read_index(directory)[1].shards if (directory / INDEX).exists() else ()
+            for name in set(new).difference(named):
+                (directory / SHARDS / name).unlink()
+        raise
+
+
 def sweep(directory: Path) -> None:
     """Deletes what killed writers left half written: temporary files that are an hour old and that nobody writes."""
     for folder in (directory, directory / SHARDS):

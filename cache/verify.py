@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cache import columns, shard, store, sums
-from cache.errors import CacheError
+from cache.errors import CacheError, UserError
 from cache.reader import Cache, points_inside
 from cache.shard import Shard
 from cache.store import BACKBONE, INDEX, REJECTED, SHARDS
@@ -44,14 +44,17 @@ def find(directory: Path) -> list[Damage]:
     lengths: dict[str, int] = {}
     for name in tqdm(names, desc="verify", unit=" shards", leave=False, delay=1):
         path = directory / SHARDS / name
-        with _opened(path) as opened:
-            if isinstance(opened, Damage):
-                found.append(opened)
-                continue
-            lengths[name] = len(opened)
-            bad = opened.table.damaged()
-            if len(bad):
-                found.append(Damage(path, _told(bad, len(opened), opened.rows.paths), bad))
+        try:
+            with _opened(path) as opened:
+                if isinstance(opened, Damage):
+                    found.append(opened)
+                    continue
+                lengths[name] = len(opened)
+                bad = opened.table.damaged()
+                if len(bad):
+                    found.append(Damage(path, _told(bad, len(opened), opened.rows.paths), bad))
+        except UserError as error:
+            found.append(Damage(path, str(error)))
     found += _of_index(directory, lengths)
     if (directory / BACKBONE).exists() and (reason := sums.damage(directory / BACKBONE)):
         found.append(Damage(directory / BACKBONE, reason))
@@ -71,16 +74,13 @@ def repair(directory: Path) -> list[Damage]:
     with store.locked(directory, required=True):
         found = find(directory)
         damaged = {damage.path: damage for damage in found}
-        moved = {
-            damage.path.name: _move_sound_rows(directory, damage)
-            for damage in found
-            if damage.path.parent == directory / SHARDS
-        }
-        index_path = directory / INDEX
-        if index_path in damaged and damaged[index_path].rows is None:
-            index_path.unlink(missing_ok=True)
-        elif index_path.exists() and (moved or index_path in damaged):
-            _drop_from_index(directory, damaged.get(index_path), moved)
+        with store.withdrawing(directory) as new:
+            moved = {path.name: _move_sound_rows(path, new) for path in damaged if path.parent == directory / SHARDS}
+            index_path = directory / INDEX
+            if index_path in damaged and damaged[index_path].rows is None:
+                index_path.unlink(missing_ok=True)
+            elif index_path.exists() and (moved or index_path in damaged):
+                _drop_from_index(directory, damaged.get(index_path), moved)
         for name in moved:
             (directory / SHARDS / name).unlink(missing_ok=True)
         if directory / BACKBONE in damaged:
@@ -138,7 +138,10 @@ def _of_index(directory: Path, lengths: dict[str, int]) -> Iterator[Damage]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Shard | Damage]:
-    """The shard, or what keeps it from being read. One that was cut off is read as far as it goes."""
+    """The shard, or what keeps it from being read. One that was cut off is read as far as it goes.
+
+    Raises UserError where there is no room for that.
+    """
     with contextlib.ExitStack() as stack:
         opened: Shard | Damage
         try:
@@ -146,42 +149,50 @@ def _opened(path: Path) -> Iterator[Shard | Damage]:
         except CacheError as error:
             try:
                 opened = replace(shard.read(stack.enter_context(_filled_up(path))), path=path)
-            except (CacheError, OSError):
+            except (CacheError, ValueError):
                 opened = Damage(path, str(error))
         yield opened
 
 
 @contextlib.contextmanager
 def _filled_up(path: Path) -> Iterator[Path]:
-    """A copy of a file that was cut off, as long as it says that it was. Raises OSError for one that was not."""
-    with (
-        path.open("rb") as file,
-        tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=columns.TEMPORARY) as copy,
-    ):
-        length = int.from_bytes(file.read(_END_OF_FILE.stop)[_END_OF_FILE], "little")
-        if not path.stat().st_size < length <= _LARGEST:
-            raise OSError("not cut off")
-        file.seek(0)
-        shutil.copyfileobj(file, copy)
-        copy.truncate(length)
-        copy.flush()
+    """A copy of a file that was cut off, as long as it says that it was. Raises ValueError for one that was not.
+
+    Raises UserError where it cannot be copied: that nobody can look at its rows does not make them bad.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
+            length = int.from_bytes(file.read(_END_OF_FILE.stop)[_END_OF_FILE], "little")
+            if not path.stat().st_size < length <= _LARGEST:
+                raise ValueError("not cut off")
+            file.seek(0)
+            copy = stack.enter_context(
+                tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=columns.TEMPORARY)
+            )
+            shutil.copyfileobj(file, copy)
+            copy.truncate(length)
+            copy.flush()
+        except OSError as error:
+            raise UserError(
+                f"{path} was cut off, and cannot be copied to see what is left of it: {error.strerror or error}; "
+                "free some space, or do it where the folder can be written"
+            ) from None
         yield Path(copy.name)
 
 
-def _move_sound_rows(directory: Path, damage: Damage) -> tuple[str, np.ndarray] | None:
-    """Writes the sound rows of a damaged shard as a new one: its name, and for each old row the new one or -1."""
-    if damage.rows is None:
-        return None
-    with _opened(damage.path) as opened:
+def _move_sound_rows(path: Path, new: list[str]) -> tuple[str, np.ndarray] | None:
+    """Writes the sound rows of a damaged shard as a `new` one: its name, and for each old row the new one or -1."""
+    with _opened(path) as opened:
         if isinstance(opened, Damage):
             return None
-        sound = np.setdiff1d(np.arange(len(opened)), damage.rows)
+        places = np.full(len(opened), -1, np.int32)
+        sound = np.setdiff1d(np.arange(len(opened)), opened.table.damaged())
         if not len(sound):
             return None
-        name = shard.write(directory / SHARDS, opened.attributes, [opened.rows.take(sound)])
-        places = np.full(len(opened), -1, np.int32)
+        new.append(shard.write(path.parent, opened.attributes, [opened.rows.take(sound)]))
         places[sound] = np.arange(len(sound))
-    return name, places
+    return new[-1], places
 
 
 def _drop_from_index(

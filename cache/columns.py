@@ -121,6 +121,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; somebody moved or deleted its folder: run again"
+        ) from None
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another --cache_dir, "

@@ -56,6 +56,9 @@ def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = 
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # what a command expects to fail, it tells with a better remedy
+        print(f"error: {error}; mend that and run again: what was committed before is kept", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -56,7 +56,7 @@ def extract(settings: Settings) -> Result:
         rejected |= filled.rejected
     # From finding the shards to naming them in the index, none may be replaced.
     with store.locked(directory):
-        if store.shard_names(directory) != work.shards:
+        if computed or store.shard_names(directory) != work.shards:
             work = plan.make(images, directory, rejected, settings.threads)
             if len(work.missing):
                 raise UserError(

@@ -42,15 +42,27 @@ class Step:
         return f"{self.moment} {self.call} of {self.kind} {self.which}"
 
 
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Child:
-    """`python -m extract` or `python -m cache`, committing every batch. `then` happens in it when it comes to `at`."""
+    """`python -m extract` or `python -m cache`, committing every batch.
+
+    `first` happens in it before anything else, and `then` when it comes to `at`.
+    """
 
     def __init__(
-        self, program: str, flags: list[str], at: Step | None = None, then: Callable[[], object] | None = None
+        self,
+        program: str,
+        flags: list[str],
+        at: Step | None = None,
+        then: Callable[[], object] = die,
+        first: Callable[[], object] = bool,
     ):
         receiver, sender = _CONTEXT.Pipe(duplex=False)
         self._errors = receiver
-        self._process = _CONTEXT.Process(target=_run, args=(program, flags, at, then or die, sender))
+        self._process = _CONTEXT.Process(target=_run, args=(program, flags, at, then, first, sender))
         self._process.start()
         sender.close()
 
@@ -65,14 +77,18 @@ class Child:
             return self._process.exitcode, errors.read()
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _run(program: str, flags: list[str], at: Step | None, then: Callable[[], object], errors: Connection) -> None:
+def _run(
+    program: str,
+    flags: list[str],
+    at: Step | None,
+    then: Callable[[], object],
+    first: Callable[[], object],
+    errors: Connection,
+) -> None:
     os.dup2(errors.fileno(), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     errors.close()
+    first()
     writer.COMMIT_SECONDS = 0
     with _watched(at, then) if at else contextlib.nullcontext():
         if program == "extract":

@@ -199,6 +199,7 @@ def killed_at_random(start, seconds: float, seed: int):
         time.sleep(moment)
         child.kill()
         if child.wait()[0] == -signal.SIGKILL:
+            print(f"seed {seed}: killed {moment:.4f} s after its start")  # a test that fails shows it
             return about
         moment /= 2  # it was faster than the one that the duration is of
 

@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import secrets
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from typing import IO, Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5p, h5s, h5t
+from h5py import h5a, h5d, h5l, h5o, h5p, h5s, h5t
 
 from cache.errors import CacheError, UserError
 from cache.strings import Strings
@@ -37,6 +38,8 @@ _AT_ONCE = 1 << 16  # rows checksummed at a time: Python's integers take ten tim
 # HDF5 puts its own structures on pages of their own, the first ones, and every array of a page or more on a whole
 # number of these: mapping an array touches no other, and a file that was cut off has lost its last rows only.
 _PAGE = 8192
+_LONGEST = 1 << 16  # bytes of an attribute: HDF5's limit for those that lie where its checksums reach
+_OVERLAPS = 8  # times that strings may cover their column before none is believed, see Table.damaged
 
 Column = np.ndarray | Strings
 Columns = Mapping[str, Column]
@@ -54,7 +57,22 @@ class Table:
 
     def damaged(self) -> np.ndarray:
         """int64 [M]: the rows that differ from their checksums."""
-        return np.flatnonzero(checksums(self.columns) != self.checksums)
+        bad = [np.zeros(0, np.int64)]
+        # Where offsets are made up, each of many strings may be the whole column: reading them all would never end.
+        left = {name: _OVERLAPS * len(c.data) for name, c in self.columns.items() if isinstance(c, Strings)}
+        for begin in range(0, len(self), _AT_ONCE):
+            end = min(begin + _AT_ONCE, len(self))
+            block = {name: column[begin:end] for name, column in self.columns.items()}
+            for name in left:
+                left[name] -= block[name].length()  # type: ignore[union-attr]
+            if min(left.values(), default=0) < 0:
+                bad.append(np.arange(begin, len(self)))
+                break
+            differ = checksums(block) != self.checksums[begin:end]
+            for name in left:
+                differ |= block[name].misplaced()  # type: ignore[union-attr]
+            bad.append(begin + np.flatnonzero(differ))
+        return np.concatenate(bad)
 
 
 def write(path: Path, kind: str, attributes: Mapping[str, Any], tables: Mapping[str, Sequence[Columns]]) -> None:
@@ -148,15 +166,17 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Table]]:
     missing, damaged, of another kind or format, or newer than this reader.
     """
     try:
+        check_regular(path)
         _check_signature(path)
         # The files never change once they are there: locking would only keep read-only mounts from working.
         with h5py.File(path, "r", locking=False) as file:
-            attributes = dict(_attributes(file))
+            attributes = _attributes(file.id)
             _check_kind(path, attributes, kind)
-            layout = {name: _array_layout(file, name) for name in file}
+            datasets = {name: _dataset(file, name) for name in file}
+            layout = {name: (dataset.dtype, dataset.shape, dataset.get_offset()) for name, dataset in datasets.items()}
             covers = {
-                name.removesuffix(CHECKSUMS): str(dict(_attributes(file[name]))["covers"]).split()
-                for name in layout
+                name.removesuffix(CHECKSUMS): str(_attributes(dataset)["covers"]).split()
+                for name, dataset in datasets.items()
                 if name.endswith(CHECKSUMS)
             }
         arrays = _map(path, layout)
@@ -184,6 +204,15 @@ REPAIR = "run `python -m cache verify --repair` on the cache and extract again"
 def damage(path: Path, reason: str) -> CacheError:
     """The error for a file that is not what was written."""
     return CacheError(f"{path} is damaged ({reason}); {REPAIR}")
+
+
+def check_regular(path: Path) -> None:
+    """Raises CacheError for what is no file of the cache's own: a link may lead anywhere, and a pipe never ends.
+
+    Raises FileNotFoundError where there is none.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise CacheError(f"{path} is a link or no regular file; put the file itself there, or {REPAIR}")
 
 
 def checksums(columns: Columns) -> np.ndarray:
@@ -230,7 +259,7 @@ def _layout(
     """HDF5's own structures for a file of `arrays`, where in the file each array belongs, and the file's size."""
     image = io.BytesIO()  # gets the structures alone, since no array is written
     with h5py.File(image, "w", libver=("v110", "v110"), fs_strategy="page", fs_page_size=_PAGE) as file:
-        file.attrs.update(attributes)
+        _set_attributes(file, attributes)
         places = {}
         options = h5p.create(h5p.DATASET_CREATE)
         options.set_alloc_time(h5d.ALLOC_TIME_EARLY)
@@ -241,7 +270,7 @@ def _layout(
             kind = h5t.py_create(parts[0].dtype.newbyteorder("<"))
             dataset = h5py.Dataset(h5d.create(file.id, name.encode(), kind, h5s.create_simple(shape), options))
             if name.endswith(CHECKSUMS):
-                dataset.attrs["covers"] = covers[name.removesuffix(CHECKSUMS)]
+                _set_attributes(dataset, {"covers": covers[name.removesuffix(CHECKSUMS)]})
             if dataset.size:
                 places[name] = dataset.id.get_offset()
         file.flush()
@@ -267,30 +296,54 @@ def _check_kind(path: Path, attributes: Mapping[str, Any], kind: str) -> None:
             f"{path} has cache format {attributes['version']}, newer than format {VERSION} that this version "
             "reads; update this program"
         )
+    if attributes["version"] != VERSION:
+        raise ValueError(f"format {attributes['version']}, which was never released")
     if attributes["kind"] != kind:
-        raise CacheError(f"{path} is a cache's {attributes['kind']}, not its {kind}")
+        raise CacheError(f"{path} is no {kind} of a cache; {REPAIR}")
 
 
-def _attributes(of: h5py.File | h5py.Dataset) -> Iterator[tuple[str, Any]]:
-    """Names and values of the attributes that are one string or number; any other is not ours, whatever it holds."""
-    for name in of.attrs:
-        attribute = of.attrs.get_id(name)
-        if attribute.shape == () and (attribute.dtype.kind in "iuf" or h5py.check_string_dtype(attribute.dtype)):
-            value = of.attrs[name]
-            yield name, value.item() if isinstance(value, np.generic) else value
+def _attributes(of: h5py.h5g.GroupID | h5d.DatasetID) -> dict[str, Any]:
+    """The attributes that are one number or one string of fixed length; any other is not ours, whatever it holds."""
+    names: list[bytes] = []
+    h5a.iterate(of, names.append)
+    found: dict[str, Any] = {}
+    for name in names:
+        attribute = h5a.open(of, name)
+        if attribute.shape == () and attribute.dtype.kind in "iufS" and attribute.dtype.itemsize <= _LONGEST:
+            value = np.empty((), attribute.dtype)
+            attribute.read(value)
+            found[os.fsdecode(name)] = os.fsdecode(value.item()) if value.dtype.kind == "S" else value.item()
+    return found
 
 
-def _array_layout(file: h5py.File, name: str) -> tuple[np.dtype, tuple[int, ...], int | None]:
-    """Type, shape and place of an array. A link that leads to another file is not followed."""
-    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-    if (
-        not isinstance(dataset, h5py.Dataset)
-        or dataset.dtype.kind not in "fiu"
-        or dataset.id.get_create_plist().get_layout() != h5d.CONTIGUOUS
-        or dataset.external
-    ):
-        raise ValueError(f"{name} is not a contiguous array of numbers")
-    return dataset.dtype, dataset.shape, dataset.id.get_offset()
+def _set_attributes(of: h5py.File | h5py.Dataset, attributes: Mapping[str, Any]) -> None:
+    for name, value in attributes.items():
+        if isinstance(value, str):
+            # HDF5 keeps strings of no fixed length in a heap of their own, over which it has no checksum.
+            text = os.fsencode(value)
+            of.attrs.create(name, np.array(text, h5py.string_dtype("utf-8", max(1, len(text)))))
+        else:
+            of.attrs[name] = value
+
+
+def _dataset(file: h5py.File, name: str) -> h5d.DatasetID:
+    """An array that can be mapped as it lies there. A link that leads to another file is not followed."""
+    encoded = os.fsencode(name)
+    is_hard = file.id.links.get_info(encoded).type == h5l.TYPE_HARD
+    dataset = h5o.open(file.id, encoded) if is_hard else None
+    if isinstance(dataset, h5d.DatasetID):
+        dtype, options = dataset.dtype, dataset.get_create_plist()
+        if (
+            dtype.kind in "fiu"
+            and dtype == dtype.newbyteorder("<")
+            and dataset.get_type().equal(
+                h5t.py_create(dtype)
+            )  # h5py takes numbers of odd layouts for their next of kin
+            and options.get_layout() == h5d.CONTIGUOUS
+            and not options.get_external_count()
+        ):
+            return dataset
+    raise ValueError(f"{name} is not a contiguous array of little-endian numbers")
 
 
 def _map(path: Path, layout: Mapping[str, tuple]) -> dict[str, np.ndarray]:

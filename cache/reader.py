@@ -71,7 +71,7 @@ class Cache:
     @cached_property
     def dtype(self) -> np.dtype:
         """The widest type among the shards: float16 or float32."""
-        return np.result_type(*{s.rows.bottlenecks.dtype for s in self.shards})
+        return np.result_type(np.float16, *{s.rows.bottlenecks.dtype for s in self.shards})
 
     def __len__(self) -> int:
         return len(self.index.paths)
@@ -192,15 +192,23 @@ def open(path: str | os.PathLike, module: str | None = None) -> Cache:
     """
     directory = _choose(Path(path), module)
     for _ in range(_TRIES):
-        before = os.stat(directory / INDEX) if (directory / INDEX).exists() else None
+        before = _version(directory)
         try:
             return _open(directory)
         except CacheError:
             # Compacting replaces the index first and deletes old shards then: what was read may be the old index.
-            after = os.stat(directory / INDEX) if (directory / INDEX).exists() else None
-            if before is None or after is None or before.st_ino == after.st_ino:
+            if before == _version(directory):
                 raise
     return _open(directory)
+
+
+def _version(directory: Path) -> tuple[int, int] | None:
+    """Tells one index from the next. A number alone would not: the file system gives a deleted file's to a new one."""
+    try:
+        status = os.stat(directory / INDEX)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _open(directory: Path) -> Cache:
@@ -210,7 +218,7 @@ def _open(directory: Path) -> Cache:
     check_index(directory, index)
     shards = [shard.check(shard.read(directory / SHARDS / name)) for name in index.shards]
     for opened in shards:
-        if Module.of(opened.attributes).fingerprint != made_by.fingerprint:
+        if Module.of(opened.path, opened.attributes).fingerprint != made_by.fingerprint:
             raise CacheError(f"{opened.path} was made by another backbone; delete it and run the extraction again")
         if opened.rows.bottlenecks.shape[1] != made_by.dimension:
             raise columns.damage(opened.path, "its vectors have another length")

@@ -83,16 +83,12 @@ def read(path: Path) -> Shard:
     if table is None or list(table.columns) != COLUMNS:
         raise columns.damage(path, "it has other columns")
     opened = Shard(path, attributes, Rows(**table.columns), table)  # type: ignore[arg-type]
-    bottlenecks = opened.rows.bottlenecks
-    if (
-        bottlenecks.ndim != 2
-        or bottlenecks.dtype not in (np.float16, np.float32)
-        or not isinstance(opened.rows.paths, Strings)
-    ):
-        raise columns.damage(path, "its columns have other types")
+    if not isinstance(opened.rows.paths, Strings):
+        raise columns.damage(path, "paths has another type")
     for name, kind in NUMBERS.items():
         column = getattr(opened.rows, name)
-        if kind is not None and (column.dtype != kind or column.ndim != 1):
+        kinds, dimensions = ([np.float16, np.float32], 2) if kind is None else ([kind], 1)
+        if not isinstance(column, np.ndarray) or column.dtype not in kinds or column.ndim != dimensions:
             raise columns.damage(path, f"{name} has another type")
     return opened
 

@@ -42,8 +42,14 @@ class Module:
         return asdict(self)
 
     @classmethod
-    def of(cls, attributes: Mapping[str, Any]) -> Module:
-        return cls(**{field.name: attributes[field.name] for field in fields(cls)})
+    def of(cls, path: Path, attributes: Mapping[str, Any]) -> Module:
+        """From the attributes of the file `path`. Raises CacheError where these are no module's."""
+        values = {field.name: attributes.get(field.name) for field in fields(cls)}
+        for field in fields(cls):
+            value = values[field.name]
+            if not (isinstance(value, str) if field.type == "str" else isinstance(value, int) and value > 0):
+                raise columns.damage(path, f"the attribute {field.name}")
+        return cls(**values)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,8 @@ def module_of(directory: Path) -> Module:
     """The module that made the cache in `directory`, from its index or else its first shard."""
     if (directory / INDEX).exists():
         return read_index(directory)[0]
-    first = next(iter(shard_names(directory)))
-    return Module.of(shard.read(directory / SHARDS / first).attributes)
+    first = directory / SHARDS / next(iter(shard_names(directory)))
+    return Module.of(first, shard.read(first).attributes)
 
 
 def shard_names(directory: Path) -> list[str]:
@@ -138,14 +144,18 @@ def read_index_table(directory: Path) -> tuple[Module, Index, Table]:
             shards=list(names["shards"]),
             **images.columns,  # type: ignore[arg-type]
         )
-        module = Module.of(attributes)
+        module = Module.of(path, attributes)
     except (KeyError, TypeError) as error:
         raise columns.damage(path, f"it has other columns: {error}") from None
     numbers = {name: getattr(index, name) for name in NUMBERS}
     if not isinstance(index.paths, Strings) or any(
-        column.dtype != NUMBERS[name] or column.ndim != 1 for name, column in numbers.items()
+        not isinstance(column, np.ndarray) or column.dtype != NUMBERS[name] or column.ndim != 1
+        for name, column in numbers.items()
     ):
         raise columns.damage(path, "its columns have other types")
+    for table in names:
+        if len(set(getattr(index, table))) < len(getattr(index, table)):
+            raise columns.damage(path, f"{table} names one twice")
     if any("/" in name or "\0" in name or not is_shard_name(name) for name in index.shards):
         raise columns.damage(path, "it names a shard outside its folder")
     return module, index, images
@@ -225,6 +235,7 @@ def read_rejected(directory: Path) -> list[Rejected]:
     """The images that could not be read at the last extraction; empty where there is no list."""
     path = directory / REJECTED
     try:
+        columns.check_regular(path)
         text = path.read_bytes().decode("utf-8", "surrogateescape")  # untranslated: a name may hold any line end
         rows = csv.DictReader(io.StringIO(text, newline=""))
         return [Rejected(row["path"], int(row["size"]), int(row["mtime"]), row["reason"]) for row in rows]

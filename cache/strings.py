@@ -78,6 +78,16 @@ class Strings(Sequence[str]):
     def equals(self, other: Strings) -> bool:
         return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.data, other.data)
 
+    def length(self) -> int:
+        """Bytes of all strings together, those counted twice that two share. Damaged offsets do no harm."""
+        places = np.clip(self.offsets, 0, len(self.data))
+        return int(np.maximum(places[1:] - places[:-1], 0).sum())
+
+    def misplaced(self) -> np.ndarray:
+        """bool [N]: whether each string lies not inside the data, or ends before it begins."""
+        begin, end = self.offsets[:-1], self.offsets[1:]
+        return (begin < 0) | (end > len(self.data)) | (end < begin)
+
     def is_sound(self) -> bool:
         """Whether every string lies inside the data, each where the one before it ends."""
         first, last = int(self.offsets[0]), int(self.offsets[-1])

@@ -53,6 +53,8 @@ def find(directory: Path) -> list[Damage]:
                 bad = opened.table.damaged()
                 if len(bad):
                     found.append(Damage(path, _told(bad, len(opened), opened.rows.paths), bad))
+                elif not opened.rows.paths.is_sound():
+                    found.append(Damage(path, "the offsets of its paths"))
         except UserError as error:
             found.append(Damage(path, str(error)))
     found += _of_index(directory, lengths)
@@ -134,6 +136,8 @@ def _of_index(directory: Path, lengths: dict[str, int]) -> Iterator[Damage]:
         reasons.append(f"{SHARDS}/{lost[0]} is missing" + (f", and {len(lost) - 1} more" if len(lost) > 1 else ""))
     if reasons:
         yield Damage(path, "; ".join(reasons), bad)
+    elif not index.paths.is_sound():
+        yield Damage(path, "the offsets of its paths")
 
 
 @contextlib.contextmanager

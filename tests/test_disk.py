@@ -159,9 +159,8 @@ def test_an_extraction_whose_files_may_not_grow(tmp_path, start, finish, moment)
     finish(tmp_path / "cache", committed)
 
 
-@pytest.mark.parametrize("moment", ["a new shard", "the list of rejected images", "the index"])
-def test_an_extraction_whose_disk_becomes_read_only(disk, start, finish, moment):
-    at, committed = MOMENTS[moment]
+def test_an_extraction_whose_disk_becomes_read_only(disk, start, finish):
+    at, committed = MOMENTS["a new shard"]  # later a lock is open, and a disk with open files is not remounted
     line = the_error(start(disk / "cache", at, partial(remount, disk, "ro")))
     assert "Read-only file system" in line
     remount(disk, "rw")

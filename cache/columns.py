@@ -336,9 +336,8 @@ def _dataset(file: h5py.File, name: str) -> h5d.DatasetID:
         if (
             dtype.kind in "fiu"
             and dtype == dtype.newbyteorder("<")
-            and dataset.get_type().equal(
-                h5t.py_create(dtype)
-            )  # h5py takes numbers of odd layouts for their next of kin
+            # h5py takes numbers of odd layouts for their next of kin.
+            and dataset.get_type().equal(h5t.py_create(dtype))
             and options.get_layout() == h5d.CONTIGUOUS
             and not options.get_external_count()
         ):

@@ -18,11 +18,12 @@ from cache.reader import Cache, points_inside
 from cache.shard import Shard
 from cache.store import BACKBONE, INDEX, REJECTED, SHARDS
 from cache.strings import Strings
+from cache.writer import COMMIT_BYTES
 
 _NAMED = 3  # rows that a line names
 _LONGEST_NAME = 100  # characters of a path in a line
 _END_OF_FILE = slice(28, 36)  # of HDF5's superblock, versions 2 and 3: how long the file is
-_LARGEST = 1 << 40  # bytes of a shard, many times more than any has: a damaged length must not fill the disk
+_LARGEST = 8 * COMMIT_BYTES  # of a shard, many times more than any has: a damaged length must not fill the disk
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def _drop_from_index(
         (directory / INDEX).unlink()
         return
     # Without the names of shards that are gone.
-    there = [number for number, name in enumerate(shards) if (directory / SHARDS / name).exists()]
+    there = [n for n, name in enumerate(shards) if name not in moved and (directory / SHARDS / name).exists()]
     renumbered = np.full(len(shards), -1, np.int32)
     renumbered[there] = np.arange(len(there))
     store.write_index(

@@ -1,0 +1,90 @@
+"""A SavedModel from elsewhere is data: this refuses one whose operations reach outside the program, before it is loaded.
+
+TensorFlow runs whatever a graph says, and operations read files, write them, connect to servers and call Python. What
+a backbone does is arithmetic. TensorFlow says of each operation whether it is stateful: whether it depends on, or
+changes, anything but its inputs. Those that are not are allowed, but for the few that do all the same; those that are
+are refused, but for the few that stay inside the program. So an operation that a later TensorFlow brings is judged by
+what it says of itself, and any network of ordinary layers passes, whoever made it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from tensorflow.core.framework.function_pb2 import FunctionDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+from tensorflow.python.framework import op_def_registry
+
+from cache.errors import CacheError
+
+_FILE = "saved_model.pb"
+_OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")  # TensorFlow prefers the one and falls back on the other
+_LARGEST = 1 << 31  # bytes: what a protocol buffer may have
+
+# Stateful, and inside the program: calls and control flow (what they call is looked at too), checks, random numbers
+# (a dropout that is off), and the variables, arrays and stacks of a graph.
+_INSIDE = re.compile(
+    r"StatefulPartitionedCall|If|While|Case|Assert|CheckNumerics(V2)?|GuaranteeConst|Empty|DeepCopy"
+    r"|RandomUniform(Int)?|RandomStandardNormal|TruncatedNormal|RandomShuffle|Multinomial|StatelessRandomGetAlg"
+    r"|VarHandleOp|VarIsInitializedOp|(Read|Assign|AssignAdd|AssignSub)VariableOp|VariableShape|DisableCopyOnRead"
+    r"|ResourceGather(Nd)?|TensorArray\w*V3|(Mutable)?HashTable(OfTensors)?V2|LookupTable\w+V2|InitializeTableV2"
+)
+# Said not to be stateful, and reaching outside: files and memory by name, Python, pipelines and their files, descriptions
+# of protocol buffers in files, debuggers that write to a URL, foreign compilers and devices.
+_OUTSIDE = re.compile(
+    r"ReadFile|MatchingFiles|ImmutableConst|GenerateVocabRemapping|PyFunc\w*|EagerPyFunc|\w*Dataset\w*|\w*Iterator\w*"
+    r"|\w*Reader\w*|EncodeProto|DecodeProto\w*|Debug\w*|Copy(Host|ToMesh\w*)?|RemoteCall|SymbolicGradient"
+    r"|_?(Xla|TPU|Tpu|DTensor|Mlir)\w*|\w*(CustomCall|Infeed|Outfeed|Rpc)\w*"
+)
+# Every SavedModel has these in the functions that save and restore its variables, which loading does not run.
+_SAVER = {"SaveV2", "RestoreV2", "MergeV2Checkpoints"}
+
+
+def check(folder: Path) -> None:
+    """Raises CacheError where the SavedModel `folder` is none, or has an operation that reaches outside the program."""
+    graph = _read(folder)
+    functions = {function.signature.name: function for function in graph.graph_def.library.function}
+    saver = _saver(graph)
+    of_saver = _called(saver, functions)
+    others = [node for node in graph.graph_def.node if node.name not in {node.name for node in saver}]
+    # A function is the saver's alone when nothing else in the file names it.
+    alone = of_saver - _called(others, functions)
+    alone -= set(graph.object_graph_def.concrete_functions)
+    for name in functions.keys() - alone:
+        alone -= _called(functions[name].node_def, functions)
+    for name, nodes in [("", graph.graph_def.node), *((name, f.node_def) for name, f in functions.items())]:
+        for node in nodes:
+            if not (is_inside(node.op) or (name in alone and node.op in _SAVER)):
+                raise CacheError(
+                    f"the backbone in {folder} is not loaded: its operation {node.op[:100]!a} reaches outside the program, "
+                    "and may read or write files or run code; delete it and run the extraction again"
+                )
+
+
+def is_inside(op: str) -> bool:
+    """Whether an operation of this name does nothing but compute."""
+    known = op_def_registry.get(op)
+    if known is None:
+        return False
+    return bool(_INSIDE.fullmatch(op)) if known.is_stateful else not _OUTSIDE.fullmatch(op)
+
+
+def _read(folder: Path) -> MetaGraphDef:
+    try:
+        if (folder / _FILE).stat().st_size >= _LARGEST:
+            raise ValueError("larger than a SavedModel may be")
+        if others := [name for name in _OTHER_FORMS if (folder / name).exists()]:
+            raise ValueError(f"{others[0]} stands beside {_FILE}")
+        graphs = SavedModel.FromString((folder / _FILE).read_bytes()).meta_graphs
+        # The loader of TensorFlow 1's models runs operations that the file names.
+        if len(graphs) != 1 or not graphs[0].HasField("object_graph_def"):
+            raise ValueError("not written by TensorFlow 2")
+        return graphs[0]
+    except (OSError, ValueError, DecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CacheError(f"cannot load the backbone in {folder} ({reason}); delete it and run the extraction again") from None

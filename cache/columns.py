@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ OFFSETS = "_offsets"
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHECKSUMMED = (2, 3)  # versions of HDF5's superblock with checksums over the file's own structures
+_BUFFERS = 1024  # that one call of the system writes at most (POSIX's IOV_MAX)
 _AT_ONCE = 1 << 16  # rows checksummed at a time: Python's integers take ten times an array's memory
 # HDF5 puts its own structures on pages of their own, the first ones, and every array of a page or more on a whole
 # number of these: mapping an array touches no other, and a file that was cut off has lost its last rows only.
@@ -100,6 +102,7 @@ def write(path: Path, kind: str, attributes: Mapping[str, Any], tables: Mapping[
     with replacing(path) as file, ThreadPoolExecutor(1, "write") as thread:
         file.truncate(size)
         file.write(structures)
+        file.flush()
         # The disk takes as long as the checksums do.
         writing = thread.submit(_write, file, [(places[name], arrays[name]) for name in places])
         flushing = thread.submit(os.fsync, file.fileno())
@@ -112,10 +115,14 @@ def write(path: Path, kind: str, attributes: Mapping[str, Any], tables: Mapping[
 def _write(file: IO[bytes], arrays: Iterable[tuple[int, Sequence[np.ndarray]]]) -> None:
     """Writes at each place its arrays, one behind the other. Raises OSError."""
     for place, parts in arrays:
-        file.seek(place)
-        for part in parts:
-            file.write(part.reshape(-1).view(np.uint8).data)
-    file.flush()
+        buffers = deque(part.reshape(-1).view(np.uint8).data for part in parts)
+        while buffers:
+            # Many at once: between two calls Python would let the checksums go on for milliseconds.
+            place += (written := os.pwritev(file.fileno(), list(itertools.islice(buffers, _BUFFERS)), place))
+            while buffers and written >= len(buffers[0]):
+                written -= len(buffers.popleft())
+            if written:
+                buffers[0] = buffers[0][written:]
 
 
 @contextlib.contextmanager

@@ -96,14 +96,14 @@ class Cache:
         shard_ids, rows = self.index.shard_ids[images], self.index.shard_rows[images]
         if self._window is None:
             return self._from_each_shard(shard_ids, rows)
-        window, first, apart = self._window
-        at = first[shard_ids] + rows * apart
-        breaks = 1 + np.flatnonzero(np.diff(at) != apart) if len(at) > _FEW else None
-        if breaks is None or len(breaks) * _LONG > len(at):
-            return window[at]
-        vectors = np.empty((len(at), self.module.dimension), self.dtype)
-        for start, stop in itertools.pairwise([0, *breaks.tolist(), len(at)]):
-            vectors[start:stop] = window[at[start] : at[stop - 1] + 1 : apart]
+        starts = _run_starts(shard_ids, rows) if len(rows) > _FEW else None
+        if starts is None or len(starts) * _LONG > len(rows):
+            window, first, apart = self._window
+            return window[first[shard_ids] + rows * apart]
+        vectors = np.empty((len(rows), self.module.dimension), self.dtype)
+        for start, stop in itertools.pairwise([*starts.tolist(), len(rows)]):
+            row = int(rows[start])
+            vectors[start:stop] = self.shards[shard_ids[start]].rows.bottlenecks[row : row + stop - start]
         return vectors
 
     def used_rows(self) -> np.ndarray:

@@ -7,6 +7,7 @@ import csv
 import fcntl
 import io
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -220,11 +221,14 @@ def withdrawing(directory: Path) -> Iterator[list[str]]:
 
 
 def sweep(directory: Path) -> None:
-    """Deletes what killed writers left half written: temporary files that are an hour old and that nobody writes."""
+    """Deletes what killed writers left half written: what is an hour old and what nobody writes any more."""
     for folder in (directory, directory / SHARDS):
         for path in folder.glob(f".*{columns.TEMPORARY}"):
             with contextlib.suppress(OSError):  # another sweep was faster, or there is no permission: it can wait
-                if path.is_dir() or time.time() - path.stat().st_mtime < _ABANDONED:
+                if time.time() - path.stat().st_mtime < _ABANDONED:
+                    continue
+                if path.is_dir():  # a SavedModel, which takes seconds to write
+                    shutil.rmtree(path)
                     continue
                 with open(path, "rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer has it locked
@@ -238,6 +242,8 @@ def read_rejected(directory: Path) -> list[Rejected]:
         columns.check_regular(path)
         text = path.read_bytes().decode("utf-8", "surrogateescape")  # untranslated: a name may hold any line end
         rows = csv.DictReader(io.StringIO(text, newline=""))
+        if rows.fieldnames != [field.name for field in fields(Rejected)]:
+            raise ValueError("another header")
         return [Rejected(row["path"], int(row["size"]), int(row["mtime"]), row["reason"]) for row in rows]
     except FileNotFoundError:
         return []

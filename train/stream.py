@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from cache.reader import Cache
 
-BLOCK_BYTES = 32 << 20  # of bottlenecks in one block: large enough to keep a device busy, small beside any memory
+# Of bottlenecks in one block: large enough to keep a device busy, small enough to be read again from a processor's cache.
+BLOCK_BYTES = 8 << 20
 RESIDENT_BYTES = 512 << 20  # up to this a training set stays on the device: 200,000 images at float16 and D = 1280
 
 T = TypeVar("T")

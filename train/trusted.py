@@ -87,4 +87,6 @@ def _read(folder: Path) -> MetaGraphDef:
         return graphs[0]
     except (OSError, ValueError, DecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise CacheError(f"cannot load the backbone in {folder} ({reason}); delete it and run the extraction again") from None
+        raise CacheError(
+            f"cannot load the backbone in {folder} ({reason}); delete it and run the extraction again"
+        ) from None

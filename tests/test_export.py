@@ -130,7 +130,7 @@ def test_an_export_replaces_the_last_one_whole(world, tmp_path):
     assert not (tmp_path / "saved_model" / "old").exists()
     broken = cache.open(shutil.copytree(opened.directory.parent, tmp_path / "broken"))
     (broken.backbone_dir / "saved_model.pb").write_bytes(b"no protocol buffer")
-    with pytest.raises(CacheError, match="cannot load the backbone"):
+    with pytest.raises(CacheError, match="backbone is damaged"):
         export.write_saved_model(tmp_path / "saved_model", broken, result.head)
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
 

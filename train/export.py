@@ -15,8 +15,11 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from cache import sums
+from cache.columns import damage
 from cache.errors import CacheError, UserError
 from cache.reader import Cache
+from train import trusted
 from train.head import Head
 
 LABELS_ASSET = Path("assets.extra", "labels.txt")  # below a SavedModel: where TensorFlow has others put their files
@@ -130,7 +133,13 @@ def write_checkpoint(path: Path, head: Head) -> None:
 
 
 def load_backbone(cache: Cache) -> tf.Module:
-    """The cache's backbone with its preprocessing. Raises CacheError where it is missing or damaged."""
+    """The cache's backbone with its preprocessing.
+
+    Raises CacheError where it is missing, not what its checksums say, or would do more than compute.
+    """
+    if reason := sums.damage(cache.backbone_dir):
+        raise damage(cache.backbone_dir, reason)
+    trusted.check(cache.backbone_dir)
     try:
         return tf.saved_model.load(str(cache.backbone_dir))
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:

@@ -13,8 +13,7 @@ import tensorflow as tf
 
 from cache.reader import Cache
 
-# Of bottlenecks in one block: large enough to keep a device busy, small enough to be read again from a processor's cache.
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 8 << 20  # of bottlenecks in one block: what a processor's cache holds, and enough to keep a device busy
 RESIDENT_BYTES = 512 << 20  # up to this a training set stays on the device: 200,000 images at float16 and D = 1280
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""A SavedModel from elsewhere is data: this refuses one whose operations reach outside the program, before it is loaded.
+"""A SavedModel from elsewhere is data: one whose operations reach outside the program is refused, before it is loaded.
 
 TensorFlow runs whatever a graph says, and operations read files, write them, connect to servers and call Python. What
 a backbone does is arithmetic. TensorFlow says of each operation whether it is stateful: whether it depends on, or
@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from tensorflow.core.framework.function_pb2 import FunctionDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
@@ -23,7 +22,7 @@ from tensorflow.python.framework import op_def_registry
 from cache.errors import CacheError
 
 _FILE = "saved_model.pb"
-_OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")  # TensorFlow prefers the one and falls back on the other
+_OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")  # one TensorFlow or another might load these instead
 _LARGEST = 1 << 31  # bytes: what a protocol buffer may have
 
 # Stateful, and inside the program: calls and control flow (what they call is looked at too), checks, random numbers
@@ -34,35 +33,30 @@ _INSIDE = re.compile(
     r"|VarHandleOp|VarIsInitializedOp|(Read|Assign|AssignAdd|AssignSub)VariableOp|VariableShape|DisableCopyOnRead"
     r"|ResourceGather(Nd)?|TensorArray\w*V3|(Mutable)?HashTable(OfTensors)?V2|LookupTable\w+V2|InitializeTableV2"
 )
-# Said not to be stateful, and reaching outside: files and memory by name, Python, pipelines and their files, descriptions
-# of protocol buffers in files, debuggers that write to a URL, foreign compilers and devices.
+# Said not to be stateful, and reaching outside: files and memory by name, Python, pipelines and their files,
+# descriptions of protocol buffers in files, debuggers that write to a URL, foreign compilers and devices.
 _OUTSIDE = re.compile(
     r"ReadFile|MatchingFiles|ImmutableConst|GenerateVocabRemapping|PyFunc\w*|EagerPyFunc|\w*Dataset\w*|\w*Iterator\w*"
     r"|\w*Reader\w*|EncodeProto|DecodeProto\w*|Debug\w*|Copy(Host|ToMesh\w*)?|RemoteCall|SymbolicGradient"
     r"|_?(Xla|TPU|Tpu|DTensor|Mlir)\w*|\w*(CustomCall|Infeed|Outfeed|Rpc)\w*"
 )
-# Every SavedModel has these in the functions that save and restore its variables, which loading does not run.
+# Every SavedModel has these in the functions that save and restore its variables; one without any never runs them.
 _SAVER = {"SaveV2", "RestoreV2", "MergeV2Checkpoints"}
 
 
 def check(folder: Path) -> None:
     """Raises CacheError where the SavedModel `folder` is none, or has an operation that reaches outside the program."""
     graph = _read(folder)
-    functions = {function.signature.name: function for function in graph.graph_def.library.function}
-    saver = _saver(graph)
-    of_saver = _called(saver, functions)
-    others = [node for node in graph.graph_def.node if node.name not in {node.name for node in saver}]
-    # A function is the saver's alone when nothing else in the file names it.
-    alone = of_saver - _called(others, functions)
-    alone -= set(graph.object_graph_def.concrete_functions)
-    for name in functions.keys() - alone:
-        alone -= _called(functions[name].node_def, functions)
-    for name, nodes in [("", graph.graph_def.node), *((name, f.node_def) for name, f in functions.items())]:
+    functions = graph.graph_def.library.function
+    saver = _of_the_saver(graph)
+    places = [("", graph.graph_def.node), *((function.signature.name, function.node_def) for function in functions)]
+    known = {name for name, _ in places}
+    for name, nodes in places:
         for node in nodes:
-            if not (is_inside(node.op) or (name in alone and node.op in _SAVER)):
+            if not (node.op in known or is_inside(node.op) or (name in saver and node.op in _SAVER)):
                 raise CacheError(
-                    f"the backbone in {folder} is not loaded: its operation {node.op[:100]!a} reaches outside the program, "
-                    "and may read or write files or run code; delete it and run the extraction again"
+                    f"the backbone in {folder} is not loaded: its operation {node.op[:100]!a} reaches outside the "
+                    "program, and may touch files or run code; delete the folder and run the extraction again"
                 )
 
 
@@ -90,3 +84,21 @@ def _read(folder: Path) -> MetaGraphDef:
         raise CacheError(
             f"cannot load the backbone in {folder} ({reason}); delete it and run the extraction again"
         ) from None
+
+
+def _of_the_saver(graph: MetaGraphDef) -> set[str]:
+    """The functions that save and restore variables, and that nothing else in the file names."""
+    entries = {graph.saver_def.save_tensor_name.partition(":")[0], graph.saver_def.restore_op_name}
+    inside = [node for node in graph.graph_def.node if node.name in entries]
+    outside = [node for node in graph.graph_def.node if node.name not in entries]
+    outside += [node for function in graph.graph_def.library.function for node in function.node_def]
+    return set(_called(inside)) - set(_called(outside)) - set(graph.object_graph_def.concrete_functions)
+
+
+def _called(nodes: Iterable[NodeDef]) -> Iterator[str]:
+    """The names of the functions that nodes call."""
+    for node in nodes:
+        yield node.op
+        for value in node.attr.values():
+            for function in (value.func, *value.list.func):
+                yield function.name

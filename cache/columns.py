@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5l, h5o, h5p, h5s, h5t
 
-from cache.errors import CacheError, UserError
+from cache.errors import CacheError, UnreadableError, UserError
 from cache.strings import Strings
 
 FORMAT = "bottleneck-cache"
@@ -198,9 +198,11 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Table]]:
         RuntimeError,
         TypeError,
         AttributeError,
-        OverflowError,
+        ArithmeticError,
         MemoryError,
     ) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's word, not HDF5's
+            raise UnreadableError(f"cannot read {path}: {error.strerror}; put that right, and try again") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise damage(path, reason) from None
 
@@ -299,7 +301,7 @@ def _check_kind(path: Path, attributes: Mapping[str, Any], kind: str) -> None:
     if attributes.get("format") != FORMAT:
         raise CacheError(f"{path} is no file of a bottleneck cache; give the folder that `extract` filled")
     if attributes["version"] > VERSION:
-        raise CacheError(
+        raise UnreadableError(
             f"{path} has cache format {attributes['version']}, newer than format {VERSION} that this version "
             "reads; update this program"
         )

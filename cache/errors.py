@@ -12,3 +12,7 @@ class UserError(Exception):
 
 class CacheError(UserError):
     """A cache that is missing, damaged, foreign, or newer than this reader."""
+
+
+class UnreadableError(CacheError):
+    """A file of a cache that may be sound, but that this program cannot read, or not now: nobody may delete it."""

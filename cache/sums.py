@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from cache.errors import UnreadableError
+
 NAME = "SHA256SUMS"
 
 
@@ -15,7 +17,10 @@ def write(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What differs from the list that `write` made: a file's name, or that the list is missing; None: nothing."""
+    """What differs from the list that `write` made: a file's name, or that the list is missing; None: nothing.
+
+    Raises UnreadableError where the system does not let the files be read.
+    """
     try:
         lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
         listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
@@ -23,8 +28,10 @@ def damage(folder: Path) -> str | None:
         if listed.keys() != present.keys():
             return f"{min(listed.keys() ^ present.keys())} is missing, or not listed in {NAME}"
         wrong = [name for name, path in present.items() if path.is_symlink() or _sha256(path) != listed[name]]
-    except (OSError, UnicodeError) as error:
-        return f"{getattr(error, 'strerror', None) or error}: {NAME}"
+    except (FileNotFoundError, NotADirectoryError, UnicodeError):
+        return f"{NAME} is missing or damaged"
+    except OSError as error:
+        raise UnreadableError(f"cannot read {folder}: {error.strerror}; put that right, and try again") from None
     return f"{wrong[0]} differs from its checksum" if wrong else None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cache import columns, shard, store, sums
-from cache.errors import CacheError, UserError
+from cache.errors import CacheError, UnreadableError, UserError
 from cache.reader import Cache, points_inside
 from cache.shard import Shard
 from cache.store import BACKBONE, INDEX, REJECTED, SHARDS
@@ -33,6 +33,7 @@ class Damage:
     path: Path
     reason: str
     rows: np.ndarray | None = None  # int64: those that are damaged; None: all, for the file cannot be read
+    may_be_sound: bool = False  # it is not this file that keeps it from being read
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -57,10 +58,13 @@ def find(directory: Path) -> list[Damage]:
                 elif not opened.rows.paths.is_sound():
                     found.append(Damage(path, "the offsets of its paths"))
         except UserError as error:
-            found.append(Damage(path, str(error)))
+            found.append(Damage(path, str(error), may_be_sound=True))
     found += _of_index(directory, lengths)
-    if (directory / BACKBONE).exists() and (reason := sums.damage(directory / BACKBONE)):
-        found.append(Damage(directory / BACKBONE, reason))
+    try:
+        if (directory / BACKBONE).exists() and (reason := sums.damage(directory / BACKBONE)):
+            found.append(Damage(directory / BACKBONE, reason))
+    except UnreadableError as error:
+        found.append(Damage(directory / BACKBONE, str(error), may_be_sound=True))
     try:
         store.read_rejected(directory)
     except CacheError as error:
@@ -72,10 +76,14 @@ def repair(directory: Path) -> list[Damage]:
     """Drops what `find` finds: exactly the damaged rows, so that the next extraction makes them again.
 
     Returns what was found. Sound rows of a damaged shard move to a new one. It may be killed at any moment: what it
-    had not done then, it does when it is run again. Raises UserError when the cache cannot be written.
+    had not done then, it does when it is run again. Raises UserError, and drops nothing, where a file may be sound but
+    cannot be read, such as one of a newer format; and when the cache cannot be written.
     """
     with store.locked(directory, required=True):
         found = find(directory)
+        for damage in found:
+            if damage.may_be_sound:
+                raise UserError(f"nothing was dropped: {damage.reason}")
         damaged = {damage.path: damage for damage in found}
         with store.withdrawing(directory) as new:
             moved = {path.name: _move_sound_rows(path, new) for path in damaged if path.parent == directory / SHARDS}
@@ -115,7 +123,7 @@ def _of_index(directory: Path, lengths: dict[str, int]) -> Iterator[Damage]:
     try:
         _, index, table = store.read_index_table(directory)
     except CacheError as error:
-        yield Damage(path, str(error))
+        yield Damage(path, str(error), may_be_sound=isinstance(error, UnreadableError))
         return
     differ = np.zeros(len(index.paths), bool)
     differ[table.damaged()] = True
@@ -145,12 +153,14 @@ def _of_index(directory: Path, lengths: dict[str, int]) -> Iterator[Damage]:
 def _opened(path: Path) -> Iterator[Shard | Damage]:
     """The shard, or what keeps it from being read. One that was cut off is read as far as it goes.
 
-    Raises UserError where there is no room for that.
+    Raises UserError where there is no room for that, and UnreadableError for a file that may be sound.
     """
     with contextlib.ExitStack() as stack:
         opened: Shard | Damage
         try:
             opened = shard.read(path)
+        except UnreadableError:
+            raise
         except CacheError as error:
             try:
                 opened = replace(shard.read(stack.enter_context(_filled_up(path))), path=path)

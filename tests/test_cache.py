@@ -252,6 +252,20 @@ def test_a_damaged_cache_is_refused_with_the_files_name(made, damage):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("newer_file", [0, 1])
+def test_a_repair_drops_nothing_that_a_newer_version_may_have_written(made, capsys, newer_file):
+    directory, _, _ = made
+    path = (directory / store.INDEX, directory / "shards" / store.shard_names(directory)[0])[newer_file]
+    with h5py.File(path, "r+") as file:
+        file.attrs["version"] = 99
+    flip(directory / "shards" / store.shard_names(directory)[1], "bottlenecks", 2)
+    before = {file: file.read_bytes() for file in directory.rglob("*.h5")}
+    assert command.run(main, ["verify", "--repair", str(directory)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: nothing was dropped: {path} has cache format 99, newer than")
+    assert {file: file.read_bytes() for file in directory.rglob("*.h5")} == before
+
+
 def test_what_is_no_cache_is_refused(tmp_path):
     with pytest.raises(cache.CacheError, match="no cache at"):
         cache.open(tmp_path / "nowhere")

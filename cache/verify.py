@@ -89,15 +89,15 @@ def repair(directory: Path) -> list[Damage]:
             moved = {path.name: _move_sound_rows(path, new) for path in damaged if path.parent == directory / SHARDS}
             index_path = directory / INDEX
             if index_path in damaged and damaged[index_path].rows is None:
-                index_path.unlink(missing_ok=True)
+                _delete(index_path)
             elif index_path.exists() and (moved or index_path in damaged):
                 _drop_from_index(directory, damaged.get(index_path), moved)
         for name in moved:
-            (directory / SHARDS / name).unlink(missing_ok=True)
+            _delete(directory / SHARDS / name)
         if directory / BACKBONE in damaged:
-            shutil.rmtree(directory / BACKBONE)
+            _delete(directory / BACKBONE)
         if directory / REJECTED in damaged:
-            (directory / REJECTED).unlink()
+            _delete(directory / REJECTED)
     return found
 
 
@@ -149,6 +149,14 @@ def _of_index(directory: Path, lengths: dict[str, int]) -> Iterator[Damage]:
         yield Damage(path, "the offsets of its paths")
 
 
+def _delete(path: Path) -> None:
+    """Whatever it is; of a link, the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Shard | Damage]:
     """The shard, or what keeps it from being read. One that was cut off is read as far as it goes.
@@ -175,6 +183,7 @@ def _filled_up(path: Path) -> Iterator[Path]:
 
     Raises UserError where it cannot be copied: that nobody can look at its rows does not make them bad.
     """
+    columns.check_regular(path)
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(path.open("rb"))

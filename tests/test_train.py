@@ -138,11 +138,14 @@ def test_the_gradient_is_that_of_the_loss():
     np.testing.assert_allclose(head.loss(scores, label_ids)[0], -picked, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("block_bytes", [stream.BLOCK_BYTES, 3 * 20 * small_cache.DIMENSION * 4])
+FEW_BYTES = 3 * 20 * small_cache.DIMENSION * 4  # three batches of 20
+
+
+@pytest.mark.parametrize("block_bytes", [stream.BLOCK_BYTES, FEW_BYTES])
 def test_the_solver_takes_the_steps_of_a_slow_reference(opened, monkeypatch, block_bytes):
     """Interval 8 in 30 steps: blocks of 8 and a last of 6, or where only 3 batches fit, of 3, 3 and 2."""
     monkeypatch.setattr(stream, "BLOCK_BYTES", block_bytes)
-    lengths = [8, 8, 8, 6] if block_bytes == 32 << 20 else [3, 3, 2] * 3 + [3, 3]
+    lengths = [3, 3, 2] * 3 + [3, 3] if block_bytes == FEW_BYTES else [8, 8, 8, 6]
     images = Images(opened, np.arange(len(opened)))
     start = head.initial(small_cache.DIMENSION, 3, np.random.default_rng(0))
     weights, biases, expected, step = start.weights.astype(float), start.biases.astype(float), {}, 0

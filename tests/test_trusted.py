@@ -108,7 +108,7 @@ def hides_it_in_a_map(images):
         (runs_numpy, "PyFunc"),
         (runs_pure_numpy, "PyFuncStateless"),
         (prints, "PrintV2"),
-        (reads_a_data_set, "TextLineDataset"),
+        (reads_a_data_set, r"\w+Dataset"),
         (restores, "RestoreV2"),
         (saves, "SaveV2"),
         (debugs, "DebugIdentity"),

@@ -186,7 +186,9 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Table]]:
                 for name, dataset in datasets.items()
                 if name.endswith(CHECKSUMS)
             }
-        arrays = _map(path, layout)
+            # The file that HDF5 has open: another may have taken its name meanwhile.
+            with open(os.dup(file.id.get_vfd_handle()), "rb") as same:
+                arrays = _map(same, layout)
         return attributes, {table: _table(table, names, arrays) for table, names in covers.items()}
     except FileNotFoundError:
         raise CacheError(f"{path} is missing; copy it again, or {REPAIR}") from None
@@ -354,9 +356,9 @@ def _dataset(file: h5py.File, name: str) -> h5d.DatasetID:
     raise ValueError(f"{name} is not a contiguous array of little-endian numbers")
 
 
-def _map(path: Path, layout: Mapping[str, tuple]) -> dict[str, np.ndarray]:
+def _map(file: IO[bytes], layout: Mapping[str, tuple]) -> dict[str, np.ndarray]:
     """One map of the whole file, and each array as a view into it: the number of maps a process may hold is small."""
-    data = np.asarray(np.memmap(path, np.uint8, mode="r"))  # memmap's own indexing takes twice as long
+    data = np.asarray(np.memmap(file, np.uint8, mode="r"))  # memmap's own indexing takes twice as long
     arrays = {}
     for name, (dtype, shape, offset) in layout.items():
         size = dtype.itemsize * int(np.prod(shape, dtype=object))

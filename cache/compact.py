@@ -60,15 +60,16 @@ def compact(directory: Path) -> Result:
 
 
 def _to_rewrite(cache: Cache) -> list[int]:
-    """The shards (places in cache.shards) that hold unused rows, and the small ones if there are several."""
-    used = cache.used_rows()
-    wasteful = {number for number, opened in enumerate(cache.shards) if used[number] < len(opened)}
-    small: dict[tuple, list[int]] = defaultdict(list)
+    """The shards (places in cache.shards) that hold unused rows, and the small ones that can be merged with another."""
+    used, chosen = cache.used_rows(), []
+    groups: dict[tuple, list[int]] = defaultdict(list)
     for number, opened in enumerate(cache.shards):
-        if number not in wasteful and opened.rows.bottlenecks.nbytes < _FULL * COMMIT_BYTES:
-            small[_how_made(opened)].append(number)
-    merged = {number for group in small.values() if len(group) > 1 for number in group}
-    return sorted(wasteful | merged)
+        if used[number] < len(opened) or opened.rows.bottlenecks.nbytes < _FULL * COMMIT_BYTES:
+            groups[_how_made(opened)].append(number)
+    for numbers in groups.values():
+        if len(numbers) > 1 or used[numbers[0]] < len(cache.shards[numbers[0]]):
+            chosen += numbers
+    return sorted(chosen)
 
 
 def _how_made(opened: Shard) -> tuple:

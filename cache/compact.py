@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cache import columns, reader, shard, store
 from cache.reader import Cache
 from cache.shard import Rows, Shard
-from cache.store import SHARDS
+from cache.store import INDEX, SHARDS
 from cache.strings import Strings
 from cache.writer import COMMIT_BYTES
 
@@ -43,8 +43,10 @@ def compact(directory: Path) -> Result:
         old = _to_rewrite(cache)
         if not old:
             return Result(len(cache.shards), len(cache.shards), 0, 0)
+        # Rewritten rows get new checksums: damage must not be taken for what was meant.
+        if len(cache.table.damaged()):
+            raise columns.damage(directory / INDEX, "rows differ from their checksums")
         for number in old:
-            # Rewritten rows get new checksums: damage must not be taken for what was meant.
             if len(cache.shards[number].table.damaged()):
                 raise columns.damage(cache.shards[number].path, "rows differ from their checksums")
         with store.withdrawing(directory) as new:

@@ -82,8 +82,7 @@ class Cache:
         Each comes with the slice of the images (of `paths` and `label_ids`) whose bottlenecks it holds, in order.
         """
         shard_ids, rows = self.index.shard_ids, self.index.shard_rows
-        starts = _run_starts(shard_ids, rows).tolist()
-        for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
+        for start, stop in itertools.pairwise([*_run_starts(shard_ids, rows).tolist(), len(self)]):
             row = int(rows[start])
             yield slice(start, stop), self.shards[shard_ids[start]].rows.bottlenecks[row : row + stop - start]
 
@@ -219,9 +218,9 @@ def _open(directory: Path) -> Cache:
     shards = [shard.check(shard.read(directory / SHARDS / name)) for name in index.shards]
     for opened in shards:
         if Module.of(opened.path, opened.attributes).fingerprint != made_by.fingerprint:
-            raise CacheError(f"{opened.path} was made by another backbone; delete it and run the extraction again")
+            raise columns.damage(opened.path, "made by another backbone")
         if opened.rows.bottlenecks.shape[1] != made_by.dimension:
-            raise columns.damage(opened.path, "its vectors have another length")
+            raise columns.damage(directory / INDEX, f"its dimension is not that of {opened.path.name}")
     lengths = np.array([len(opened) for opened in shards], np.int64)
     if not points_inside(index, lengths).all():
         raise columns.damage(directory / INDEX, "it points outside its shards")

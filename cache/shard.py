@@ -90,6 +90,8 @@ def read(path: Path) -> Shard:
         kinds, dimensions = ([np.float16, np.float32], 2) if kind is None else ([kind], 1)
         if not isinstance(column, np.ndarray) or column.dtype not in kinds or column.ndim != dimensions:
             raise columns.damage(path, f"{name} has another type")
+    if attributes.get("dimension") != opened.rows.bottlenecks.shape[1]:
+        raise columns.damage(path, "its vectors have another length")
     return opened
 
 

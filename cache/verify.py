@@ -16,7 +16,7 @@ from cache import columns, shard, store, sums
 from cache.errors import CacheError, UnreadableError, UserError
 from cache.reader import Cache, points_inside
 from cache.shard import Shard
-from cache.store import BACKBONE, INDEX, REJECTED, SHARDS
+from cache.store import BACKBONE, INDEX, REJECTED, SHARDS, Module
 from cache.strings import Strings
 from cache.writer import COMMIT_BYTES
 
@@ -44,25 +44,29 @@ def find(directory: Path) -> list[Damage]:
     found = []
     names = store.shard_names(directory)
     lengths: dict[str, int] = {}
+    made_by: dict[str, Module] = {}
     for name in tqdm(names, desc="verify", unit=" shards", leave=False, delay=1):
         path = directory / SHARDS / name
         try:
-            with _opened(path) as opened:
-                if isinstance(opened, Damage):
-                    found.append(opened)
+            with _opened(path) as (opened, reason):
+                if opened is None:
+                    found.append(Damage(path, reason))
                     continue
-                lengths[name] = len(opened)
+                lengths[name], made_by[name] = len(opened), Module.of(path, opened.attributes)
                 bad = opened.table.damaged()
                 if len(bad):
                     found.append(Damage(path, _told(bad, len(opened), opened.rows.paths), bad))
                 elif not opened.rows.paths.is_sound():
                     found.append(Damage(path, "the offsets of its paths"))
+                elif reason:
+                    found.append(Damage(path, reason, bad))  # cut off where no row lies
         except UserError as error:
             found.append(Damage(path, str(error), may_be_sound=True))
     found += _of_index(directory, lengths)
+    found += _of_other_backbones(directory, made_by, {damage.path for damage in found})
     try:
-        if (directory / BACKBONE).exists() and (reason := sums.damage(directory / BACKBONE)):
-            found.append(Damage(directory / BACKBONE, reason))
+        if (directory / BACKBONE).exists() and (differs := sums.damage(directory / BACKBONE)):
+            found.append(Damage(directory / BACKBONE, differs))
     except UnreadableError as error:
         found.append(Damage(directory / BACKBONE, str(error), may_be_sound=True))
     try:
@@ -86,7 +90,11 @@ def repair(directory: Path) -> list[Damage]:
                 raise UserError(f"nothing was dropped: {damage.reason}")
         damaged = {damage.path: damage for damage in found}
         with store.withdrawing(directory) as new:
-            moved = {path.name: _move_sound_rows(path, new) for path in damaged if path.parent == directory / SHARDS}
+            moved = {
+                path.name: None if damage.rows is None else _move_sound_rows(path, new)
+                for path, damage in damaged.items()
+                if path.parent == directory / SHARDS
+            }
             index_path = directory / INDEX
             if index_path in damaged and damaged[index_path].rows is None:
                 _delete(index_path)
@@ -132,7 +140,7 @@ def _of_index(directory: Path, lengths: dict[str, int]) -> Iterator[Damage]:
     # A shard that is missing altogether has no line of its own yet, a damaged one has.
     known = np.array([lengths.get(name, np.iinfo(np.int64).max) for name in index.shards], np.int64)
     nowhere = ~points_inside(index, known)
-    lost = [name for name in index.shards if not (directory / SHARDS / name).exists()]
+    lost = sorted(set(index.shards).difference(store.shard_names(directory)))
     if lost:
         nowhere |= np.isin(index.shard_ids, [list(index.shards).index(name) for name in lost])
     bad = np.flatnonzero(differ | nowhere)
@@ -157,24 +165,45 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _of_other_backbones(directory: Path, made_by: Mapping[str, Module], damaged: set[Path]) -> Iterator[Damage]:
+    """Shards that another backbone made than the index says; the index itself where it agrees with none of its own."""
+    path = directory / INDEX
+    if not path.exists() or path in damaged:
+        return
+    module, index, _ = store.read_index_table(directory)
+    foreign = {
+        name: (of.fingerprint, of.dimension) != (module.fingerprint, module.dimension) for name, of in made_by.items()
+    }
+    if all(foreign.get(name, True) for name in index.shards) and any(foreign.values()):
+        yield Damage(path, "made by another backbone than its shards")
+        return
+    for name in [name for name, is_foreign in foreign.items() if is_foreign]:
+        yield Damage(directory / SHARDS / name, "made by another backbone")
+
+
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Shard | Damage]:
-    """The shard, or what keeps it from being read. One that was cut off is read as far as it goes.
+def _opened(path: Path) -> Iterator[tuple[Shard | None, str]]:
+    """The shard, and what keeps others from reading it. One that was cut off is read as far as it goes.
 
     Raises UserError where there is no room for that, and UnreadableError for a file that may be sound.
     """
     with contextlib.ExitStack() as stack:
-        opened: Shard | Damage
+        opened, reason = None, ""
         try:
-            opened = shard.read(path)
+            opened = _read(path)
         except UnreadableError:
             raise
         except CacheError as error:
-            try:
-                opened = replace(shard.read(stack.enter_context(_filled_up(path))), path=path)
-            except (CacheError, ValueError):
-                opened = Damage(path, str(error))
-        yield opened
+            reason = str(error)
+            with contextlib.suppress(CacheError, ValueError):
+                opened = replace(_read(stack.enter_context(_filled_up(path))), path=path)
+        yield opened, reason
+
+
+def _read(path: Path) -> Shard:
+    opened = shard.read(path)
+    Module.of(path, opened.attributes)
+    return opened
 
 
 @contextlib.contextmanager
@@ -207,8 +236,8 @@ def _filled_up(path: Path) -> Iterator[Path]:
 
 def _move_sound_rows(path: Path, new: list[str]) -> tuple[str, np.ndarray] | None:
     """Writes the sound rows of a damaged shard as a `new` one: its name, and for each old row the new one or -1."""
-    with _opened(path) as opened:
-        if isinstance(opened, Damage):
+    with _opened(path) as (opened, _):
+        if opened is None:
             return None
         places = np.full(len(opened), -1, np.int32)
         sound = np.setdiff1d(np.arange(len(opened)), opened.table.damaged())

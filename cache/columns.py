@@ -169,7 +169,7 @@ def sync_folder(folder: Path) -> None:
 def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Table]]:
     """The attributes and the tables of a file that `write` made.
 
-    Checks the structure, not the rows: `Strings.check` and `Table.damaged` do. Raises CacheError for a file that is
+    Checks the structure, not the rows: `Strings.is_sound` and `Table.damaged` do. Raises CacheError for a file that is
     missing, damaged, of another kind or format, or newer than this reader.
     """
     try:

@@ -9,13 +9,13 @@ import contextlib
 import fcntl
 import io
 import itertools
+import math
 import os
 import secrets
 import stat
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,7 @@ from typing import IO, Any
 import h5py
 import numpy as np
 from h5py import h5a, h5d, h5l, h5o, h5p, h5s, h5t
+from isal import isal_zlib  # zlib's own crc32 takes five times as long
 
 from cache.errors import CacheError, UnreadableError, UserError
 from cache.strings import Strings
@@ -36,6 +37,7 @@ OFFSETS = "_offsets"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHECKSUMMED = (2, 3)  # versions of HDF5's superblock with checksums over the file's own structures
 _BUFFERS = 1024  # that one call of the system writes at most (POSIX's IOV_MAX)
+_FLUSH_SECONDS = 0.01  # between two flushes of a file that is being written
 _AT_ONCE = 1 << 16  # rows checksummed at a time: Python's integers take ten times an array's memory
 # HDF5 puts its own structures on pages of their own, the first ones, and every array of a page or more on a whole
 # number of these: mapping an array touches no other, and a file that was cut off has lost its last rows only.
@@ -99,13 +101,13 @@ def write(path: Path, kind: str, attributes: Mapping[str, Any], tables: Mapping[
     )
     # The operating system writes the arrays, not HDF5: nothing is copied, and a full disk fails in one place with a
     # plain errno, where HDF5 reports it from wherever it happens to flush, its own clean-up included.
-    with replacing(path) as file, ThreadPoolExecutor(1, "write") as thread:
+    with replacing(path) as file, ThreadPoolExecutor(2, "write") as threads:
         file.truncate(size)
         file.write(structures)
         file.flush()
-        # The disk takes as long as the checksums do.
-        writing = thread.submit(_write, file, [(places[name], arrays[name]) for name in places])
-        flushing = thread.submit(os.fsync, file.fileno())
+        # Checksums, copying to the system's memory and the disk take about as long: they go on at the same time.
+        writing = threads.submit(_write, file, [(places[name], arrays[name]) for name in places])
+        flushing = threads.submit(_flush_meanwhile, file, writing)
         sums = [(places.get(table + CHECKSUMS), [checksums(part) for part in parts]) for table, parts in tables.items()]
         writing.result()
         flushing.result()
@@ -123,6 +125,12 @@ def _write(file: IO[bytes], arrays: Iterable[tuple[int, Sequence[np.ndarray]]]) 
                 written -= len(buffers.popleft())
             if written:
                 buffers[0] = buffers[0][written:]
+
+
+def _flush_meanwhile(file: IO[bytes], writing: Future[None]) -> None:
+    """Has the disk take what is there already, until `writing` ends. Raises OSError."""
+    while wait([writing], _FLUSH_SECONDS).not_done:
+        os.fdatasync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -234,7 +242,7 @@ def checksums(columns: Columns) -> np.ndarray:
         block = [column[start : start + _AT_ONCE] for column in columns.values()]
         crcs = [0] * len(block[0])
         for column in _side_by_side(block):
-            crcs = list(map(zlib.crc32, _row_bytes(column), crcs))
+            crcs = list(map(isal_zlib.crc32, _row_bytes(column), crcs))
         sums[start : start + _AT_ONCE] = crcs
     return sums
 
@@ -254,14 +262,12 @@ def _side_by_side(columns: Iterable[Column]) -> Iterator[Column]:
         yield np.concatenate(narrow, axis=1)
 
 
-def _row_bytes(column: Column) -> Iterator[memoryview]:
+def _row_bytes(column: Column) -> Iterable[memoryview | np.ndarray]:
     if isinstance(column, Strings):
-        data, ends = column.data.data, column.offsets.tolist()
         # Offsets that damage made negative are no places from the end.
-        return (data[max(0, begin) : max(0, end)] for begin, end in itertools.pairwise(ends))
-    data = np.ascontiguousarray(column).reshape(-1).view(np.uint8).data
-    width = len(data) // max(1, len(column))
-    return (data[begin : begin + width] for begin in range(0, len(data), max(1, width)))
+        ends = np.maximum(column.offsets, 0).tolist()
+        return map(column.data.data.__getitem__, itertools.starmap(slice, itertools.pairwise(ends)))
+    return np.ascontiguousarray(column).reshape(len(column), math.prod(column.shape[1:])).view(np.uint8)
 
 
 def _layout(

@@ -37,17 +37,6 @@ def loss(scores: tf.Tensor, label_ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]
     return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=scores, labels=label_ids)
 
 
-def gradient(
-    weights: tf.Tensor, biases: tf.Tensor, bottlenecks: tf.Tensor, label_ids: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The gradient of the mean cross entropy for the weights [D, C] and the biases [C]."""
-    bottlenecks = tf.cast(bottlenecks, tf.float32)
-    _, error = loss(logits(weights, biases, bottlenecks), label_ids)
-    error /= tf.cast(tf.shape(error)[0], tf.float32)
-    return tf.matmul(bottlenecks, error, transpose_a=True), tf.reduce_sum(error, axis=0)
-
-
-def accuracy(scores: tf.Tensor, label_ids: tf.Tensor) -> tf.Tensor:
-    """The share of images whose top-1 class is theirs, a float32 scalar."""
-    hits = tf.equal(tf.argmax(scores, axis=1, output_type=tf.int32), label_ids)
-    return tf.reduce_mean(tf.cast(hits, tf.float32))
+def hits(scores: tf.Tensor, label_ids: tf.Tensor) -> tf.Tensor:
+    """The number of images whose top-1 class is theirs, an int64 scalar."""
+    return tf.math.count_nonzero(tf.equal(tf.argmax(scores, axis=1, output_type=tf.int32), label_ids))

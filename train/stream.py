@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from cache.reader import Cache
+from cache.strings import Lookup
 
 BLOCK_BYTES = 8 << 20  # of bottlenecks in one block: what a processor's cache holds, and enough to keep a device busy
-RESIDENT_BYTES = 512 << 20  # up to this a training set stays on the device: 200,000 images at float16 and D = 1280
+RESIDENT_BYTES = 512 << 20  # up to this a training set stays on the device: 100,000 images at float32 and D = 1280
+_ABSENT = -1
 
 T = TypeVar("T")
+# One pass over a set after the other, each in blocks of bottlenecks [m, D] and label ids int32 [m].
+Passes: TypeAlias = Iterator[Iterator[tuple[tf.Tensor, tf.Tensor]]]
 
 
 @dataclass(frozen=True)
 class Images:
-    """A set of a cache's images, such as those that train: `rows` int [n], rows of the index."""
+    """A set of a cache's images, such as those that train, with those of their distorted versions that are cached.
+
+    `rows` int [n] name bottlenecks: row r of the index and version v of it, 0 the plain one, are r + v * len(cache).
+    """
 
     cache: Cache
     rows: np.ndarray
+    versions: Sequence[Cache] = ()  # version 1, 2, ...
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -32,71 +40,137 @@ class Images:
     @property
     def label_ids(self) -> np.ndarray:
         """int32 [n]"""
-        return self.cache.label_ids[self.rows]
+        return self.labels_of(self.rows)
+
+    def labels_of(self, rows: np.ndarray) -> np.ndarray:
+        """The class of each of `rows` (int, any shape), int32 of that shape."""
+        return self.cache.label_ids[rows % len(self.cache)]
+
+    def bottlenecks(self, rows: np.ndarray) -> np.ndarray:
+        """A new array [M, D], float16 or float32, of `rows` (int [M])."""
+        if not self.versions:
+            return self.cache.bottlenecks(rows)
+        version, row = np.divmod(rows, len(self.cache))
+        vectors = np.empty((len(rows), self.cache.module.dimension), self.dtype)
+        for number in np.unique(version).tolist():
+            which = np.flatnonzero(version == number)
+            if number:
+                places = self._places[number - 1][row[which]]
+                vectors[which] = self.versions[number - 1].bottlenecks(places)
+            else:
+                vectors[which] = self.cache.bottlenecks(row[which])
+        return vectors
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.result_type(*(cache.dtype for cache in (self.cache, *self.versions)))
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of one bottleneck."""
+        return self.cache.module.dimension * self.dtype.itemsize
+
+    def with_versions(self, versions: Sequence[Cache]) -> Images:
+        """The same plain images and all distorted ones that `versions` have of them."""
+        images = Images(self.cache, self.rows, versions)
+        rows = [self.rows]
+        for number, places in enumerate(images._places, start=1):
+            rows.append(self.rows[places[self.rows] != _ABSENT] + number * len(self.cache))
+        return Images(self.cache, np.concatenate(rows), versions)
 
     @cached_property
     def by_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The rows sorted by class [n], and for each class that has any: where it starts, and how many it has."""
-        order = np.argsort(self.label_ids, kind="stable")
-        _, starts, counts = np.unique(self.label_ids[order], return_index=True, return_counts=True)
+        label_ids = self.label_ids
+        order = np.argsort(label_ids, kind="stable")
+        _, starts, counts = np.unique(label_ids[order], return_index=True, return_counts=True)
         return self.rows[order], starts, counts
+
+    @cached_property
+    def _places(self) -> list[np.ndarray]:
+        """For each version, where each of the cache's images stands in its index, int64 [N]."""
+        paths = self.cache.paths
+        return [
+            np.arange(len(paths)) if v.paths.equals(paths) else Lookup(v.paths).find(paths, _ABSENT)
+            for v in self.versions
+        ]
 
 
 @dataclass(frozen=True)
 class Block:
     """K batches in a row: the batch of step k is bottlenecks[places[k]], with label_ids[k]."""
 
-    bottlenecks: tf.Tensor  # [m, D] in the cache's dtype
+    bottlenecks: tf.Tensor  # [m, D], float32 where all steps share it, else as it is cached
     places: np.ndarray  # int64 [K, B]
     label_ids: np.ndarray  # int32 [K, B]
 
 
-def draw(images: Images, generator: np.random.Generator, shape: int | tuple[int, ...]) -> np.ndarray:
+def draw(images: Images, generator: np.random.Generator, shape: tuple[int, ...], balanced: bool = True) -> np.ndarray:
     """Places in the rows of `images.by_class`, int64 of that shape: a class uniformly, then one of its images.
 
-    So classes are balanced whatever their sizes, as in the tutorial. Classes without an image are not drawn.
+    So classes are balanced whatever their sizes, as in the tutorial. Classes without an image are not drawn. Where not
+    `balanced`, every image is as likely as any other.
     """
-    _, starts, counts = images.by_class
+    rows, starts, counts = images.by_class
+    if not balanced:
+        return generator.integers(len(rows), size=shape)
     classes = generator.integers(len(starts), size=shape)
     return starts[classes] + generator.integers(counts[classes])
 
 
-def draws(images: Images, generator: np.random.Generator, batch_size: int, lengths: Iterable[int]) -> Iterator[Block]:
-    """For each K of `lengths` a block of K class-balanced batches.
+def is_resident(images: Images) -> bool:
+    """Whether all of a set stays on the device, as float32."""
+    return len(images) * images.cache.module.dimension * 4 <= RESIDENT_BYTES
 
-    A set of up to RESIDENT_BYTES is copied to the device once, and its blocks share that copy. Of a larger
-    set each block brings its own bottlenecks, gathered from the shards while the caller uses the last block.
+
+def blocks(images: Images, batches: Iterable[np.ndarray], device: str) -> Iterator[Block]:
+    """A block for each of `batches`, int64 [K, B], places in the rows of `images.by_class`.
+
+    A resident set is copied to the device once, and its blocks share that copy. Of a larger set each block brings its
+    own bottlenecks, gathered from the shards while the caller uses the last block.
     """
-    cache, (rows, _, _) = images.cache, images.by_class
+    rows, _, _ = images.by_class
     resident = None
-    if len(images) * row_bytes(cache) <= RESIDENT_BYTES:
-        resident = tf.constant(cache.bottlenecks(rows))
+    if is_resident(images):
+        resident = on(device, images.bottlenecks(rows).astype(np.float32))
 
-    def block(length: int) -> Block:
-        places = draw(images, generator, (length, batch_size))
-        label_ids = cache.label_ids[rows[places]]
+    def block(places: np.ndarray) -> Block:
+        drawn = rows[places]
         if resident is not None:
-            return Block(resident, places, label_ids)
-        bottlenecks = tf.constant(cache.bottlenecks(rows[places.reshape(-1)]))
-        return Block(bottlenecks, np.arange(places.size).reshape(places.shape), label_ids)
+            return Block(resident, places, images.labels_of(drawn))
+        bottlenecks = on(device, images.bottlenecks(drawn.reshape(-1)))
+        return Block(bottlenecks, np.arange(places.size).reshape(places.shape), images.labels_of(drawn))
 
-    return _ahead(map(block, lengths))
+    return _ahead(map(block, batches))
 
 
 def sequential(images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All the images once, in order, BLOCK_BYTES at a time: bottlenecks [m, D] and label ids int32 [m]."""
 
     def block(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return images.cache.bottlenecks(rows), images.cache.label_ids[rows]
+        return images.bottlenecks(rows), images.labels_of(rows)
 
-    step = max(1, BLOCK_BYTES // row_bytes(images.cache))
+    step = max(1, BLOCK_BYTES // images.row_bytes)
     blocks = map(block, (images.rows[start : start + step] for start in range(0, len(images), step)))
     return _ahead(blocks) if len(images) > step else blocks  # a thread for one block would only cost
 
 
-def row_bytes(cache: Cache) -> int:
-    """The size of one bottleneck."""
-    return cache.module.dimension * cache.dtype.itemsize
+def passes(images: Images, device: str) -> Passes:
+    """For ever: one pass over all the images, as blocks on the device; a resident set is copied there once."""
+
+    def one_pass(dtype: np.dtype) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        for bottlenecks, label_ids in sequential(images):
+            yield on(device, bottlenecks.astype(dtype, copy=False)), on(device, label_ids)
+
+    kept = list(one_pass(np.dtype(np.float32))) if is_resident(images) else None
+    while True:
+        yield iter(kept) if kept is not None else one_pass(images.dtype)
+
+
+def on(device: str, array: np.ndarray) -> tf.Tensor:
+    """A copy of the array on the device."""
+    with tf.device(device):
+        return tf.constant(array)
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:

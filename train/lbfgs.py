@@ -1,0 +1,189 @@
+"""Multinomial logistic regression with L2, along a path of strengths, of which the validation images choose one."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tensorflow as tf
+from scipy.optimize import OptimizeResult, minimize
+from threadpoolctl import threadpool_limits
+
+from train import head, stream
+from train.head import Head
+from train.score import score
+from train.solvers import Problem, Progress, State
+from train.stream import Passes
+from train.trial import Trial
+
+# From so strong that a head tells classes apart and little more, to next to nothing. Each fit starts where the last
+# one ended.
+PATH = tuple(10.0 ** (-exponent / 2) for exponent in range(2, 13))
+UNCHOSEN = 1e-3  # the strength where no validation image can choose one
+PATIENCE = 2  # strengths in a row that are no better, after which weaker ones are not tried
+_GRADIENT = 1e-5  # where no part of the gradient is larger, a fit has converged,
+_DECREASE = 1e-9  # or where an iteration gains less, relatively: what is left is the rounding of float32
+_ITERATIONS = 300  # of one strength, at most
+
+
+def lbfgs(problem: Problem, state: State | None) -> Iterator[Progress]:
+    """Minimises mean cross entropy + l2 / 2 |weights|^2 for each strength l2, with exact gradients over all images.
+
+    That is scikit-learn's LogisticRegression(C=1 / (N l2)). Yields at each iteration of L-BFGS (Liu & Nocedal, 1989),
+    which is SciPy's. Chosen is the strength with the least cross entropy on the validation images, which on few of them
+    is less noisy than the accuracy.
+    """
+    objective, validation = _Objective(problem), stream.passes(problem.validation, problem.device)
+    if state is None:
+        zero = objective.start
+        state = {"step": np.int64(0), "trials": np.zeros((0, 3)), "last": zero, "best": zero}
+    path = PATH if len(problem.validation) else (UNCHOSEN,)
+    if problem.settings.l2 is not None:
+        path = (problem.settings.l2,)
+    while len(state["trials"]) < len(path) and not _is_enough(state["trials"]):
+        for progress in _one_strength(problem, objective, validation, path[len(state["trials"])], state):
+            yield progress
+        state = progress.state
+
+
+def _one_strength(
+    problem: Problem, objective: _Objective, validation: Passes, l2: float, state: State
+) -> Iterator[Progress]:
+    """The iterations of one fit; only the last one's state and grid have the strength in them."""
+    step = int(state["step"])
+    for iterate in objective.minimise(state["last"], l2):
+        reached = objective.head(iterate.flat)
+        scored = score(reached, next(validation), problem.device)
+        step += not iterate.is_last  # the last one is the one before it once more
+        now = dict(state)
+        if iterate.is_last:
+            found = [scored.accuracy, scored.cross_entropy] if scored else [np.nan, np.nan]
+            trials = np.vstack([state["trials"], [l2, *found]])
+            now = {"step": np.int64(step), "trials": trials, "last": iterate.flat, "best": state["best"]}
+            if len(trials) == 1 or _chosen(trials) == len(trials) - 1:
+                now["best"] = iterate.flat
+        best = reached if not len(now["trials"]) else objective.head(now["best"])
+        grid = _grid(now["trials"], problem.settings.class_weights)
+        yield Progress(step, None, iterate.accuracy, iterate.cross_entropy, scored, best, grid, now)
+
+
+def _chosen(trials: np.ndarray) -> int:
+    """Of trials [T, 3] (l2, validation accuracy, validation cross entropy), the place of the best."""
+    return 0 if np.isnan(trials[:, 2]).all() else int(np.nanargmin(trials[:, 2]))
+
+
+def _is_enough(trials: np.ndarray) -> bool:
+    return len(trials) > 0 and len(trials) - 1 - _chosen(trials) >= PATIENCE
+
+
+def _grid(trials: np.ndarray, class_weights: str) -> list[Trial]:
+    best = _chosen(trials) if len(trials) else -1
+    return [
+        Trial(l2, None, class_weights, *((None, None) if np.isnan(ce) else (accuracy, ce)), number == best)
+        for number, (l2, accuracy, ce) in enumerate(trials.tolist())
+    ]
+
+
+@dataclass(frozen=True)
+class _Iterate:
+    flat: np.ndarray  # float64 [D C + C], as the objective takes it
+    accuracy: float  # on the training images
+    cross_entropy: float
+    is_last: bool = False  # then it is the one before it once more
+
+
+class _Objective:
+    """Mean cross entropy + l2 / 2 |weights|^2 and its gradient, as a function of one flat array, as SciPy wants it.
+
+    The biases in the array are those for bottlenecks less their mean. No strength of L2 acts on biases, so the minimum
+    is the same; but a mean far from zero, as that of features after a ReLU is, takes L-BFGS many iterations more.
+    """
+
+    def __init__(self, problem: Problem):
+        images = problem.training
+        self._device, self._passes = problem.device, stream.passes(images, problem.device)
+        self._shape = images.cache.module.dimension, len(images.cache.labels)
+        self._count = len(images)
+        counts = np.bincount(images.label_ids, minlength=self._shape[1])
+        balance = self._count / np.count_nonzero(counts) / np.maximum(counts, 1)
+        self._class_weights = balance if problem.balanced else np.ones(self._shape[1])
+        sums = [tf.reduce_sum(tf.cast(block, tf.float32), axis=0).numpy() for block, _ in next(self._passes)]
+        self._mean = np.sum(sums, axis=0, dtype=np.float64) / self._count
+        self._stopped = threading.Event()
+        self._accuracy = self._cross_entropy = np.nan  # at the last evaluation
+
+    @property
+    def start(self) -> np.ndarray:
+        return np.zeros(self._shape[0] * self._shape[1] + self._shape[1])
+
+    def head(self, flat: np.ndarray) -> Head:
+        weights, biases = self._split(flat)
+        return Head(weights.astype(np.float32), (biases - self._mean @ weights).astype(np.float32))
+
+    def minimise(self, start: np.ndarray, l2: float) -> Iterator[_Iterate]:
+        """The iterates as they come, while the next is computed, and the last one once more."""
+        found: queue.SimpleQueue[_Iterate | None] = queue.SimpleQueue()
+        self._stopped.clear()
+
+        def report(intermediate_result: OptimizeResult) -> None:
+            found.put(_Iterate(intermediate_result.x.copy(), self._accuracy, self._cross_entropy))
+
+        options = {"gtol": _GRADIENT, "ftol": _DECREASE, "maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS}
+        # SciPy's own arithmetic is on vectors, over which several threads only wait for each other.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(1, "lbfgs") as worker:
+            fitting = worker.submit(
+                minimize, self._value, start, l2, "L-BFGS-B", jac=True, callback=report, options=options
+            )
+            fitting.add_done_callback(lambda _: found.put(None))
+            try:
+                last = None
+                while (iterate := found.get()) is not None:
+                    yield iterate
+                    last = iterate
+                result = fitting.result()
+                yield replace(last or _Iterate(result.x, self._accuracy, self._cross_entropy), is_last=True)
+            finally:  # a caller that wants no more need not wait for the minimum
+                self._stopped.set()
+
+    def _value(self, flat: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
+        weights, biases = self._split(flat)
+        total, hits, for_weights, for_biases = 0.0, 0, np.zeros(self._shape), np.zeros(self._shape[1])
+        now = self.head(flat)
+        with tf.device(self._device):
+            for bottlenecks, label_ids in next(self._passes):
+                if self._stopped.is_set():
+                    raise InterruptedError
+                part = _add_up(now.weights, now.biases, self._class_weights, bottlenecks, label_ids)
+                total += float(part[0])
+                hits += int(part[1])
+                for_weights += part[2].numpy()
+                for_biases += part[3].numpy()
+        self._accuracy, self._cross_entropy = hits / self._count, total / self._count
+        for_biases /= self._count
+        for_weights = for_weights / self._count - np.outer(self._mean, for_biases) + l2 * weights
+        value = self._cross_entropy + l2 / 2 * np.sum(weights**2)
+        return value, np.concatenate([for_weights.reshape(-1), for_biases])
+
+    def _split(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return flat[: -self._shape[1]].reshape(self._shape), flat[-self._shape[1] :]
+
+
+@tf.function(autograph=False, reduce_retracing=True)
+def _add_up(
+    weights: tf.Tensor, biases: tf.Tensor, class_weights: tf.Tensor, bottlenecks: tf.Tensor, label_ids: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    """Over a block: the weighted cross entropy, the images whose top-1 class is theirs, and the gradient, summed up.
+
+    What float32 would round in the sums, line searches would take for slopes: all but the products is in float64.
+    """
+    bottlenecks = tf.cast(bottlenecks, tf.float32)
+    scores = tf.cast(head.logits(weights, biases, bottlenecks), tf.float64)
+    losses, error = head.loss(scores, label_ids)
+    importance = tf.gather(class_weights, label_ids)
+    error *= importance[:, tf.newaxis]
+    for_weights = tf.matmul(bottlenecks, tf.cast(error, tf.float32), transpose_a=True)
+    return tf.tensordot(importance, losses, 1), head.hits(scores, label_ids), for_weights, tf.reduce_sum(error, axis=0)

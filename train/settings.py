@@ -1,0 +1,36 @@
+"""The choices of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A run's settings; names and defaults are those of the flags of `python -m train`, whose `-h` describes them."""
+
+    cache_dir: Path
+    output_dir: Path
+    module: str | None = None
+    solver: str = "lbfgs"
+    class_weights: str = "none"
+    l2: float | None = None  # None: lbfgs and sweep choose, sgd takes none
+    how_many_training_steps: int = 4000
+    learning_rate: float = 0.01
+    train_batch_size: int = 100
+    validation_batch_size: int = 100  # -1: the whole validation set
+    test_batch_size: int = -1  # -1: the whole test set
+    testing_percentage: float = 10.0
+    validation_percentage: float = 10.0
+    eval_step_interval: int = 10
+    seed: int = 0
+    device: str = "auto"
+    resume: bool = False
+    print_misclassified_test_images: bool = False
+    summaries_dir: Path | None = None  # None: `logs` in output_dir
+    intermediate_store_frequency: int = 0  # steps of sgd between two heads for the caller; 0: none
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.summaries_dir or self.output_dir / "logs"

@@ -139,7 +139,7 @@ def test_every_class_keeps_an_image_to_train_on_and_nothing_else_moves(images, t
             np.testing.assert_array_equal(found.sets[inside][~trains], by_the_hash[inside][~trains])
 
 
-def held_back(label, count, percentage=20):
+def held_back(label, count, percentage=10):
     """Paths of the class that the hash holds back all, lowest hash first."""
     hashes = {path: hashed(path) for path in many(label, 500)}
     return sorted((path for path in hashes if hashes[path] < percentage), key=hashes.__getitem__)[:count]
@@ -224,6 +224,15 @@ def test_a_part_without_a_folder_is_held_back_from_training():
     assert found.how == "folders, validation and test by hash"
 
 
+def test_only_training_images_are_moved_back_to_training():
+    small = held_back("train/small", 2)
+    tests = many("test/small")
+    assert max(map(hashed, tests)) > max(map(hashed, small))
+    _, parts = of_paths([*laid_out("train", "test"), *small, *tests], "auto")
+    assert [parts[path] for path in small] == [split.VALIDATION, split.TRAIN]
+    assert {parts[path] for path in tests} == {split.TEST}
+
+
 @pytest.mark.parametrize(
     "paths",
     [
@@ -231,6 +240,8 @@ def test_a_part_without_a_folder_is_held_back_from_training():
         [*many("train"), *many("test")],  # no class below
         [*many("train a"), *many("train b")],  # the labels that train/a and train/b would have
         [*many("val/a"), *many("val/b")],
+        [*many("train/a"), *many("train/++")],
+        [*laid_out("train"), *many("wild/red tulips")],
         [*laid_out("train"), *many("tulips")],
     ],
 )
@@ -301,7 +312,7 @@ def test_a_file_names_the_parts(tmp_path, capsys, start):
 
 
 def test_a_file_quotes_paths_as_csv_and_takes_any_bytes(tmp_path):
-    odd = ["a,b/1.jpg", 'say "cheese"/1.jpg', "line\nbreak/1.jpg", os.fsdecode(b"latin \xe9/1.jpg")]
+    odd = ["a,b/1.jpg", 'say "cheese"/1.jpg', "line\r\nbreak/1.jpg", os.fsdecode(b"latin \xe9/1.jpg")]
     with open(tmp_path / "parts.csv", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         csv.writer(file).writerows([path, "train"] for path in odd)
     assert split.read_file(tmp_path / "parts.csv", Strings.of([*odd, "other"])).tolist() == [0, 0, 0, 0, 3]
@@ -336,6 +347,7 @@ def test_a_part_that_a_file_lacks_is_held_back_from_its_training_images(tmp_path
     [
         ("a/1.jpg,train\na/2.jpg,tset\n", "line 2: cannot read 'a/2.jpg,tset'; a line is path,part"),
         ("file,split\na/1.jpg,train\n", "line 1: cannot read 'file,split'"),
+        ("a/1.jpg,train\npath,part\n", "line 2: cannot read 'path,part'"),
         ("a/1.jpg\n", "line 1: cannot read 'a/1.jpg'"),
         ("a/1.jpg,train,more\n", "line 1: cannot read"),
         ("1,2/1.jpg,train\n", "line 1: cannot read"),

@@ -193,11 +193,11 @@ def _folders(
     some[label_ids] = np.arange(len(label_ids))  # an image of each label: all of them lie in one folder
     names, parts, outside = [], [], []
     for label, path in zip(labels, paths.take(some), strict=True):
-        top, _, below = path.partition("/")
-        name = label.removeprefix(f"{top.lower()} ")
-        if top.lower() in PARTS and "/" in below and name != label and name.strip():
+        top = path.partition("/")[0].lower()
+        name = label.removeprefix(f"{top} ")
+        if top in PARTS and name != label and name.strip():
             names.append(name)
-            parts.append(PARTS[top.lower()])
+            parts.append(PARTS[top])
         else:
             outside.append(path)
     if not outside and TRAIN in parts:

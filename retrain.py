@@ -111,6 +111,7 @@ def _retrain(flags: argparse.Namespace) -> None:
             test_batch_size=flags.test_batch_size,
             testing_percentage=flags.testing_percentage,
             validation_percentage=flags.validation_percentage,
+            split="hash",  # the tutorial knows no other
             eval_step_interval=flags.eval_step_interval,
             print_misclassified_test_images=flags.print_misclassified_test_images,
             summaries_dir=flags.summaries_dir,

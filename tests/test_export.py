@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,11 +9,10 @@ import tensorflow as tf
 from PIL import Image
 
 import cache
-from cache import command
 from cache.errors import CacheError, UserError
 from tests import small_cache
-from tests.test_train import quick, softmax, tell, vectors_of
-from train import export, predict, run
+from tests.test_train import quick, softmax, vectors_of
+from train import export, run
 from train.stream import Images
 
 
@@ -80,6 +77,8 @@ def test_signatures_and_methods_agree(world, model):
         np.testing.assert_allclose(found["probabilities"][0], expected, atol=1e-6)
         assert found["label"][0].numpy().decode() == small_cache.LABELS[expected.argmax()]
         np.testing.assert_array_equal(model.classify_images(image)["probabilities"], found["probabilities"])
+    decoded = tf.stack([model.backbone.decode(content) for content in contents])
+    np.testing.assert_allclose(model.classify_decoded(decoded)["probabilities"], from_bytes, atol=1e-6)
 
 
 def test_the_tutorials_forms_give_the_same_probabilities(world, model, tmp_path):
@@ -146,77 +145,3 @@ def test_a_place_that_cannot_be_written_is_named(world, tmp_path):
     ):
         with pytest.raises(UserError, match=f"cannot write {tmp_path}/file/"):
             write()
-
-
-# --- python -m train.predict ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("inside", ["", "saved_model"])
-def test_predict_prints_the_labels_with_their_probabilities(world, model, capsys, inside):
-    root, _, _ = world
-    paths = photos_of(world)[::60]
-    assert command.run(predict.main, ["--model", str(root / "moved" / inside), "--top_k", "2", *map(str, paths)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    expected = model.classify([path.read_bytes() for path in paths])["probabilities"].numpy()
-    for path, probabilities in zip(paths, expected, strict=True):
-        assert lines.pop(0) == str(path)
-        for label_id in (-probabilities).argsort()[:2]:
-            label, share = lines.pop(0).rsplit(maxsplit=1)
-            assert label.strip() == small_cache.LABELS[label_id]
-            assert float(share.rstrip("%")) == pytest.approx(100 * probabilities[label_id], abs=0.051)
-    assert lines == []
-
-
-def test_a_broken_or_missing_image_costs_only_itself(world, tmp_path, capsys):
-    root, _, _ = world
-    good = str(photos_of(world)[0])
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n no image")
-    arguments = [str(tmp_path / "missing.jpg"), str(tmp_path), str(tmp_path / "broken.png"), good]
-    assert command.run(predict.main, ["--model", str(root / "moved"), *arguments]) == 2
-    told = capsys.readouterr()
-    assert told.out.splitlines()[0] == good
-    assert len(told.out.splitlines()) == 1 + 3
-    lines = told.err.splitlines()
-    assert [line.split(": ")[1] for line in lines[:3]] == arguments[:3]
-    assert lines[3] == "error: 3 of 4 images could not be labelled"
-
-
-def test_predict_checks_the_model_and_the_paths_before_tensorflow(world, tmp_path):
-    assert "no model at" in tell("train.predict", "--model", tmp_path / "none", "photo.jpg")
-    assert "is no model" in tell("train.predict", "--model", tmp_path, "photo.jpg")
-    assert "--top_k" in tell("train.predict", "--model", world[0] / "moved", "--top_k", "0", "photo.jpg")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-X",
-            "importtime",
-            "-m",
-            "train.predict",
-            "--model",
-            world[0] / "moved",
-            tmp_path / "none.jpg",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "none.jpg: No such file" in done.stderr
-    assert not any(line.split("|")[-1].strip() == "tensorflow" for line in done.stderr.splitlines())
-
-
-def test_predict_passes_over_a_pipe_and_escapes_a_strange_name(world, tmp_path, capsys):
-    os.mkfifo(tmp_path / "pipe")
-    status = command.run(predict.main, ["--model", str(world[0] / "moved"), str(tmp_path / "pipe"), "no\nsuch.jpg"])
-    assert status == 2
-    assert capsys.readouterr().err.splitlines() == [
-        f"error: {tmp_path / 'pipe'}: not a file; name the images in a folder one by one",
-        r"error: no\nsuch.jpg: No such file or directory",
-        "error: 2 of 2 images could not be labelled",
-    ]
-
-
-def test_predict_refuses_labels_that_are_not_the_models(world, model, tmp_path, capsys):
-    copied = shutil.copytree(world[0] / "moved", tmp_path / "copied")
-    (copied / "saved_model" / export.LABELS_ASSET).write_text("one\n")
-    assert command.run(predict.main, ["--model", str(copied), str(photos_of(world)[0])]) == 2
-    assert "has 3 outputs but 1 labels" in capsys.readouterr().err

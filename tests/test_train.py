@@ -475,12 +475,13 @@ def test_errors_of_folders_are_one_line_and_need_no_tensorflow(cache_dir, tmp_pa
     assert "--output_dir" in line
 
 
-def test_a_class_without_training_images_is_named(tmp_path):
+def test_a_class_of_one_image_trains(tmp_path, capsys):
     cache_dir = small_cache.make(tmp_path, counts=(50, 50, 1))
     only = "red things/000.png"
-    share = next(p for p in range(100) if split.assign([only], p, 0) == split.TEST)
-    with pytest.raises(UserError, match="'red things' has no training image"):
-        run.fit(quick(cache_dir, tmp_path / "out", testing_percentage=float(share), validation_percentage=0.0))
+    share = float(next(p for p in range(30, 100) if split.assign([only], p, 0) == split.TEST))
+    result = run.fit(quick(cache_dir, tmp_path / "out", testing_percentage=share, validation_percentage=0.0))
+    assert result.test.confusion.sum(axis=1)[2] == 0
+    assert "so one trains: 'red things'" in capsys.readouterr().err
 
 
 def test_a_cache_without_its_backbone_is_refused_before_training(tmp_path):

@@ -58,11 +58,20 @@ def parser() -> command.Parser:
         help="test images behind the final test accuracy, chosen at random; -1 takes them all",
     )
     add(
+        "--split",
+        type=command.path,
+        default="auto",
+        metavar="auto|hash|folders|FILE",
+        help="which images train, validate and test: a hash of the path chooses, the folders train/, validation/ (or "
+        "val/) and test/ above the classes, or a CSV file of lines path,part; auto takes the folders where all "
+        "images lie in such",
+    )
+    add(
         "--testing_percentage",
         type=command.percentage,
         default=10.0,
-        help="share of the images held back for the final test accuracy; a hash of the path chooses them, so an "
-        "image stays on its side when others are added",
+        help="share of the images held back for the final test accuracy, where --split does not name them; a hash of "
+        "the path chooses them, so an image stays on its side when others are added",
     )
     add(
         "--validation_percentage",

@@ -33,6 +33,9 @@ class Classifier(tf.Module):
         self.backbone = load_backbone(cache)
         self._head, self._image = head, tf.TensorSpec(_image_shape(cache), tf.uint8)
         self._labels = [os.fsencode(label) for label in cache.labels]
+        # For those who decode each image on its own, such as `python -m train.predict`: uint8 [N, H, W, 3].
+        decoded = tf.TensorSpec([None, *_image_shape(cache)], tf.uint8, "images")
+        self.classify_decoded = tf.function(self._outputs, input_signature=[decoded], autograph=False)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -57,7 +60,8 @@ def write_saved_model(folder: Path, cache: Cache, head: Head) -> None:
 
     Signatures: `serving_default` takes `image_bytes` string [N], encoded images of any format that the extraction
     reads; `images` takes `images` uint8 [N, h, w, 3]. Both return `probabilities` float32 [N, C] and `label`
-    string [N]. The loaded object has the same as methods, `classify` and `classify_images`.
+    string [N]. The loaded object has the same as methods, `classify` and `classify_images`, and `classify_decoded`
+    for images that its `backbone.decode` has brought to the network's size.
     Raises UserError where it cannot be written.
     """
     model = Classifier(cache, head)

@@ -39,6 +39,7 @@ class TrainSettings:
     test_batch_size: int = -1  # -1: the whole test set
     testing_percentage: float = 10.0
     validation_percentage: float = 10.0
+    split: str = "auto"  # "hash", "folders" or a file's name
     eval_step_interval: int = 10
     seed: int = 0
     print_misclassified_test_images: bool = False
@@ -91,9 +92,9 @@ def fit(settings: TrainSettings) -> Result:
     """
     split.check_percentages(settings.testing_percentage, settings.validation_percentage)
     command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
-    cache = bottlenecks.open(settings.cache_dir, settings.module)
-    sets = _split(cache, settings)
-    verify.check(cache)  # damage would make a worse classifier, and nobody would know
+    opened = bottlenecks.open(settings.cache_dir, settings.module)
+    cache, sets = _split(opened, settings)
+    verify.check(opened)  # damage would make a worse classifier, and nobody would know
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
     command.import_tensorflow()
@@ -148,20 +149,23 @@ def final_line(result: Result) -> str:
     return f"Final test accuracy = {result.test.accuracy:.1%} (N={result.test.count})"
 
 
-def _split(cache: Cache, settings: TrainSettings) -> np.ndarray:
-    """uint8 [N]: which images train, validate and test. Raises UserError where there is nothing to learn from."""
+def _split(cache: Cache, settings: TrainSettings) -> tuple[Cache, np.ndarray]:
+    """The cache with the classes to learn, and uint8 [N]: which of its images train, validate and test.
+
+    Raises UserError where there is nothing to learn from.
+    """
     if not (cache.backbone_dir / "saved_model.pb").exists():
         raise CacheError(f"{cache.backbone_dir} holds no SavedModel; copy the whole cache, or run the extraction again")
-    sets = split.assign(cache.paths.encoded(), settings.testing_percentage, settings.validation_percentage)
-    split.check_classes(cache.labels, cache.label_ids, sets)
-    training, validation, test = np.bincount(sets, minlength=3)
+    percentages = settings.testing_percentage, settings.validation_percentage
+    found = split.split(settings.split, cache.paths, cache.labels, cache.label_ids, *percentages)
+    training, validation, test, _ = np.bincount(found.sets, minlength=4)
     if not validation:
         print("warning: no image fell into the validation set; training goes on without", file=sys.stderr)
     print(
-        f"{len(cache.labels)} classes, {len(cache):,} images: {training:,} train, {validation:,} validate, "
-        f"{test:,} test"
+        f"{len(found.labels)} classes, {training + validation + test:,} images: {training:,} train, "
+        f"{validation:,} validate, {test:,} test; split by {report.printable(found.how)}"
     )
-    return sets
+    return replace(cache, index=replace(cache.index, labels=found.labels, label_ids=found.label_ids)), found.sets
 
 
 def _validation_batch(images: Images, batch_size: int, generator: np.random.Generator) -> Images:

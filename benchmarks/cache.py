@@ -39,7 +39,7 @@ def reading(options: Options) -> Iterator[Result]:
     records = _tfrecord(folder / "vectors.tfrecord", few)
     texts = _texts(folder / "texts", few[: options.scaled(500, least=BATCH)])
     gigabytes = array.nbytes / 1e9
-    step = stream.BLOCK_BYTES // stream.row_bytes(cache)
+    step = stream.BLOCK_BYTES // Images(cache, np.arange(0)).row_bytes
     figures = measure.turns(
         {
             "ours": measure.rate(gigabytes, lambda: _each(cache.bottlenecks, _blocks(count, step))),

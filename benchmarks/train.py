@@ -82,7 +82,7 @@ def streaming(options: Options) -> Iterator[Result]:
     cache = bottlenecks.open(synthetic.write(folder, count))
     images = stream.Images(cache, np.arange(count))
     array = np.lib.format.open_memmap(folder / "all.npy", "w+", cache.dtype, (count, cache.module.dimension))
-    step = stream.BLOCK_BYTES // stream.row_bytes(cache)
+    step = stream.BLOCK_BYTES // images.row_bytes
     for begin in range(0, count, step):
         array[begin : begin + step] = cache.bottlenecks(images.rows[begin : begin + step])
     start = head.initial(synthetic.DIMENSION, synthetic.CLASSES, np.random.default_rng(0))

@@ -16,6 +16,10 @@ from cache.errors import UserError
 T = TypeVar("T", int, float)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with words on what was kept and how to go on."""
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with an error of one line: the usage of a command with twenty flags hides the message."""
 
@@ -50,8 +54,11 @@ def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = 
     except MemoryError as error:
         print(f"error: not enough memory ({error or 'none left'}); choose smaller batches", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(
+            error if isinstance(error, Interrupted) else "interrupted; run the same command again to go on",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,6 +126,11 @@ def percentage(text: str) -> float:
 def positive_float(text: str) -> float:
     """A flag's value that is a finite number above 0."""
     return _number(float, text, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def not_negative_float(text: str) -> float:
+    """A flag's value that is a finite number of 0 or more."""
+    return _number(float, text, lambda value: 0 <= value < float("inf"), "a number of 0 or more")
 
 
 def _number(kind: Callable[[str], T], text: str, valid: Callable[[T], bool], expected: str) -> T:

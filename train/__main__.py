@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -28,28 +29,51 @@ def parser() -> command.Parser:
         help="which network's bottlenecks to train on; needed where the cache holds several networks'",
     )
     add(
+        "--solver",
+        choices=("lbfgs", "sgd", "sweep"),
+        default="lbfgs",
+        help="lbfgs: logistic regression to convergence, the validation images choosing the strength of L2; needs no "
+        "tuning. sgd: the tutorial's gradient descent. sweep: 64 heads at once by gradient descent, learning rates by "
+        "strengths by class weights, the validation images choosing one",
+    )
+    add(
+        "--class_weights",
+        choices=("balanced", "none"),
+        default=None,
+        help="balanced: all classes count alike, none: all images do (default: balanced for sgd, as in the tutorial, "
+        "and none for lbfgs; sweep tries both)",
+    )
+    add(
+        "--l2",
+        type=command.not_negative_float,
+        default=None,
+        help="strength of L2, which keeps weights small against learning by heart; for lbfgs in place of the choice, "
+        "for sgd in place of 0. It is scikit-learn's 1 / (C N)",
+    )
+    add(
         "--how_many_training_steps",
         type=command.positive,
         default=4000,
-        help="batches to train on; more help as long as the validation accuracy rises",
+        help="batches that sgd and sweep train on; more help as long as the validation accuracy rises",
     )
     add(
         "--learning_rate",
         type=command.positive_float,
         default=0.01,
-        help="how far one step goes: too small trains slowly, too large jumps about or diverges",
+        help="how far one step of sgd goes: too small trains slowly, too large jumps about or diverges",
     )
     add(
         "--train_batch_size",
         type=command.positive,
         default=100,
-        help="images in a step; each draws a class, then an image of it, so that all classes count alike",
+        help="images in a step of sgd and sweep",
     )
     add(
         "--validation_batch_size",
         type=command.batch_size,
         default=100,
-        help="validation images drawn for each point of the learning curve; -1 takes them all, which is smoother",
+        help="validation images drawn for each point of sgd's learning curve; -1 takes them all, which is smoother; "
+        "lbfgs and sweep always do",
     )
     add(
         "--test_batch_size",
@@ -83,13 +107,24 @@ def parser() -> command.Parser:
         "--eval_step_interval",
         type=command.positive,
         default=10,
-        help="steps between two points of the learning curve",
+        help="steps between two points of sgd's learning curve",
     )
     add(
         "--seed",
         type=_seed,
         default=0,
         help="of the first weights and all draws; the same seed repeats a run",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "gpu"),
+        default="auto",
+        help="where to fit; auto: on a GPU if there is one",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on where Ctrl-C or SIGTERM stopped the last run with these flags",
     )
     add(
         "--print_misclassified_test_images",
@@ -113,4 +148,5 @@ def _seed(text: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is told to stop saves what it has
     sys.exit(command.run(main))

@@ -40,7 +40,7 @@ def lbfgs(problem: Problem, state: State | None) -> Iterator[Progress]:
     objective, validation = _Objective(problem), stream.passes(problem.validation, problem.device)
     if state is None:
         zero = objective.start
-        state = {"step": np.int64(0), "trials": np.zeros((0, 3)), "last": zero, "best": zero}
+        state = {"step": np.array(0), "trials": np.zeros((0, 3)), "last": zero, "best": zero}
     path = PATH if len(problem.validation) else (UNCHOSEN,)
     if problem.settings.l2 is not None:
         path = (problem.settings.l2,)
@@ -63,11 +63,11 @@ def _one_strength(
         if iterate.is_last:
             found = [scored.accuracy, scored.cross_entropy] if scored else [np.nan, np.nan]
             trials = np.vstack([state["trials"], [l2, *found]])
-            now = {"step": np.int64(step), "trials": trials, "last": iterate.flat, "best": state["best"]}
+            now = {"step": np.array(step), "trials": trials, "last": iterate.flat, "best": state["best"]}
             if len(trials) == 1 or _chosen(trials) == len(trials) - 1:
                 now["best"] = iterate.flat
         best = reached if not len(now["trials"]) else objective.head(now["best"])
-        grid = _grid(now["trials"], problem.settings.class_weights)
+        grid = _grid(now["trials"], "balanced" if problem.settings.balanced else "none")
         yield Progress(step, None, iterate.accuracy, iterate.cross_entropy, scored, best, grid, now)
 
 
@@ -82,10 +82,8 @@ def _is_enough(trials: np.ndarray) -> bool:
 
 def _grid(trials: np.ndarray, class_weights: str) -> list[Trial]:
     best = _chosen(trials) if len(trials) else -1
-    return [
-        Trial(l2, None, class_weights, *((None, None) if np.isnan(ce) else (accuracy, ce)), number == best)
-        for number, (l2, accuracy, ce) in enumerate(trials.tolist())
-    ]
+    told = [tuple(None if np.isnan(value) else value for value in trial) for trial in trials.tolist()]
+    return [Trial(l2, None, class_weights, *scored, chosen=i == best) for i, (l2, *scored) in enumerate(told)]
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class _Objective:
         self._count = len(images)
         counts = np.bincount(images.label_ids, minlength=self._shape[1])
         balance = self._count / np.count_nonzero(counts) / np.maximum(counts, 1)
-        self._class_weights = balance if problem.balanced else np.ones(self._shape[1])
+        self._class_weights = balance if problem.settings.balanced else np.ones(self._shape[1])
         sums = [tf.reduce_sum(tf.cast(block, tf.float32), axis=0).numpy() for block, _ in next(self._passes)]
         self._mean = np.sum(sums, axis=0, dtype=np.float64) / self._count
         self._stopped = threading.Event()
@@ -150,7 +148,7 @@ class _Objective:
                 self._stopped.set()
 
     def _value(self, flat: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
-        weights, biases = self._split(flat)
+        weights, _ = self._split(flat)
         total, hits, for_weights, for_biases = 0.0, 0, np.zeros(self._shape), np.zeros(self._shape[1])
         now = self.head(flat)
         with tf.device(self._device):

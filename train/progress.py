@@ -11,8 +11,8 @@ from tqdm import tqdm
 from train import summaries
 
 if TYPE_CHECKING:
-    from train.head import Head
     from train.run import Point
+    from train.solvers import Progress
 
 LINES = 10  # of progress in a run, where no terminal shows a bar
 HISTOGRAMS = 20  # of the weights and biases in a run
@@ -21,11 +21,10 @@ HISTOGRAMS = 20  # of the weights and biases in a run
 class Watch:
     """Use it as a context; `show` each point of the learning curves."""
 
-    def __init__(self, logs_dir: Path, steps: int):
+    def __init__(self, logs_dir: Path, solver: str):
         self._train, self._validation = (summaries.writer(logs_dir / name) for name in ("train", "validation"))
-        self._steps = steps
-        self._bar = tqdm(total=steps, unit="step", disable=not sys.stderr.isatty())
-        self._lines, self._histograms = _Rhythm(steps, LINES), _Rhythm(steps, HISTOGRAMS)
+        self._bar = tqdm(unit=" iterations" if solver == "lbfgs" else " steps", disable=not sys.stderr.isatty())
+        self._lines, self._histograms = _Rhythm(LINES), _Rhythm(HISTOGRAMS)
 
     def __enter__(self) -> Watch:
         return self
@@ -35,35 +34,40 @@ class Watch:
         self._train.close()
         self._validation.close()
 
-    def show(self, point: Point, head: Head, validated: int) -> None:
-        """Tells of `point` and the head that made it; `validated` images are behind its validation accuracy."""
+    def show(self, point: Point, progress: Progress) -> None:
+        """Tells of `point`, which was reached by `progress`."""
         _scalars(self._train, point.step, point.train_accuracy, point.train_cross_entropy)
         _scalars(self._validation, point.step, point.validation_accuracy, point.validation_cross_entropy)
-        if self._histograms.due(point.step):
-            summaries.histograms(self._train, point.step, {"weights": head.weights, "biases": head.biases})
+        if self._histograms.due(progress):
+            layer = {"weights": progress.head.weights, "biases": progress.head.biases}
+            summaries.histograms(self._train, point.step, layer)
         train, validation = f"{point.train_accuracy:.1%}", _percent(point.validation_accuracy)
         if not self._bar.disable:
+            self._bar.total = progress.steps
             text = f"train {train}, loss {point.train_cross_entropy:.3f}, validation {validation}"
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(point.step - self._bar.n)
-        elif self._lines.due(point.step):
+        elif self._lines.due(progress):
+            count = progress.validation.count if progress.validation else 0
+            strength = f", L2 {progress.grid[-1].l2:.2g}" if progress.grid and progress.steps is None else ""
             print(
-                f"Step {point.step}: Train accuracy = {train}, Cross entropy = {point.train_cross_entropy:.6f}, "
-                f"Validation accuracy = {validation} (N={validated})",
+                f"Step {point.step}{strength}: Train accuracy = {train}, "
+                f"Cross entropy = {point.train_cross_entropy:.6f}, Validation accuracy = {validation} (N={count})",
                 flush=True,
             )
 
 
 class _Rhythm:
-    """Is due about `times` times within `steps` steps, the last one included."""
+    """Is due about `times` times within all steps, the last one included; where nobody knows how many these are, each
+    time that one more of what is tried is done."""
 
-    def __init__(self, steps: int, times: int):
-        self._steps, self._times, self._done = steps, times, 0
+    def __init__(self, times: int):
+        self._times, self._done = times, 0
 
-    def due(self, step: int) -> bool:
-        share = step * self._times // self._steps
-        due = share > self._done
-        self._done = share
+    def due(self, progress: Progress) -> bool:
+        done = progress.step * self._times // progress.steps if progress.steps else len(progress.grid)
+        due = done > self._done
+        self._done = done
         return due
 
 

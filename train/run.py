@@ -5,9 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,9 @@ import cache as bottlenecks
 from cache import command, verify
 from cache.errors import CacheError
 from cache.reader import Cache
-from train import report, split
+from train import interrupted, report, split
+from train.settings import TrainSettings
+from train.trial import Trial
 
 if TYPE_CHECKING:
     from train.evaluate import Evaluation
@@ -26,39 +27,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """A run's settings; names and defaults are those of the flags of `python -m train`."""
-
-    cache_dir: Path
-    output_dir: Path
-    module: str | None = None
-    how_many_training_steps: int = 4000
-    learning_rate: float = 0.01
-    train_batch_size: int = 100
-    validation_batch_size: int = 100  # -1: the whole validation set
-    test_batch_size: int = -1  # -1: the whole test set
-    testing_percentage: float = 10.0
-    validation_percentage: float = 10.0
-    split: str = "auto"  # "hash", "folders" or a file's name
-    eval_step_interval: int = 10
-    seed: int = 0
-    print_misclassified_test_images: bool = False
-    summaries_dir: Path | None = None  # None: `logs` in output_dir
-
-    @property
-    def logs_dir(self) -> Path:
-        return self.summaries_dir or self.output_dir / "logs"
-
-
-@dataclass(frozen=True)
 class Point:
-    """The learning curves after `step` steps: on the last training batch, and on validation images."""
+    """The learning curves after `step` steps: on the last training batch (all training images with lbfgs), and on
+    validation images."""
 
     step: int
     train_accuracy: float
     train_cross_entropy: float
     validation_accuracy: float | None = None  # None: no image fell into the validation set
     validation_cross_entropy: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Point:
+        """From the five numbers as floats, NaN for None."""
+        step, *others = values
+        return cls(int(step), *(None if np.isnan(value) else value for value in others))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A fit that is going on."""
+
+    cache: Cache
+    data: str  # `interrupted.digest` of what it is fitted on
+    curve: list[Point]  # so far
 
 
 @dataclass(frozen=True)
@@ -70,22 +62,50 @@ class Result:
     head: Head
     counts: tuple[int, int, int]  # images that train, validate and test
     curve: Sequence[Point]
+    grid: Sequence[Trial]  # what the head was chosen from; empty for sgd, which has no choice
     seconds: float  # that the solver took, validation included
     validation: Evaluation | None = field(repr=False)  # on the whole validation set; None: it is empty
     test: Evaluation | None = field(repr=False)  # None: the test set is empty
 
+    @property
+    def how_fitted(self) -> str:
+        """In words, such as `lbfgs, L2 0.01 chosen from 7 strengths`."""
+        solver, steps = self.settings.solver, self.curve[-1].step
+        chosen = next((trial for trial in self.grid if trial.chosen), None)
+        if solver == "sweep" and chosen:
+            of = f"learning rate {chosen.learning_rate:g}, L2 {chosen.l2:g}, class weights {chosen.class_weights}"
+            return f"sweep, {steps:,} steps: {of} chosen from {len(self.grid)} heads"
+        if solver == "lbfgs" and chosen:
+            others = f" chosen from {len(self.grid)} strengths" if len(self.grid) > 1 else ""
+            return f"lbfgs, {steps:,} iterations: L2 {chosen.l2:.2g}{others}"
+        return f"sgd, {steps:,} steps"
+
 
 def train(settings: TrainSettings) -> Result:
-    """The whole of `python -m train`: fits, and writes the classifier and the report into output_dir."""
+    """The whole of `python -m train`: fits, and writes the classifier and the report into output_dir.
+
+    Raises Interrupted after Ctrl-C, when what was reached is saved.
+    """
     command.check_writable(settings.output_dir, "--output_dir")
-    result = fit(settings)
+    reached: list[tuple[Progress, Fitting]] = []
+
+    def keep(progress: Progress, fitting: Fitting) -> None:
+        reached[:] = [(progress, fitting)]
+
+    try:
+        result = fit(settings, keep)
+    except KeyboardInterrupt:
+        if not reached:
+            raise
+        raise command.Interrupted(_save(settings, *reached[0])) from None
     _write(result)
+    (settings.output_dir / interrupted.FILE).unlink(missing_ok=True)
     print(final_line(result))
     return result
 
 
-def fit(settings: TrainSettings) -> Result:
-    """Trains and evaluates; writes nothing but the summaries in logs_dir.
+def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | None = None) -> Result:
+    """Trains and evaluates; writes nothing but the summaries in logs_dir. `each` is called with every Progress.
 
     Raises UserError for percentages, a cache or a folder that will not do, before TensorFlow is imported, and
     for a learning rate that makes the cross entropy infinite.
@@ -94,42 +114,38 @@ def fit(settings: TrainSettings) -> Result:
     command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
     opened = bottlenecks.open(settings.cache_dir, settings.module)
     cache, sets = _split(opened, settings)
+    state, points = None, np.zeros((0, 5))
+    fitting = Fitting(cache, interrupted.digest(cache, sets), [])
+    if settings.resume:
+        state, points = interrupted.load(settings.output_dir, settings, fitting.data)
+        fitting.curve.extend(Point.of(point) for point in points.tolist())
     verify.check(opened)  # damage would make a worse classifier, and nobody would know
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
     command.import_tensorflow()
-    from train import evaluate, head, solvers
+    from train import devices, evaluate, solvers
     from train.progress import Watch
     from train.stream import Images
 
     training, validation, test = (
         Images(cache, np.flatnonzero(sets == name)) for name in (split.TRAIN, split.VALIDATION, split.TEST)
     )
-
-    start = head.initial(cache.module.dimension, len(cache.labels), np.random.default_rng([settings.seed, 0]))
-    solver = solvers.sgd(
-        start,
-        training,
-        np.random.default_rng([settings.seed, 1]),
-        steps=settings.how_many_training_steps,
-        batch_size=settings.train_batch_size,
-        learning_rate=settings.learning_rate,
-        interval=settings.eval_step_interval,
-    )
-    sampler = np.random.default_rng([settings.seed, 2])
-    curve: list[Point] = []
+    problem = solvers.Problem(training, validation, settings, devices.choose(settings.device))
     began = time.monotonic()
-    with Watch(settings.logs_dir, settings.how_many_training_steps) as watch:
-        for progress in solver:
-            drawn = _validation_batch(validation, settings.validation_batch_size, sampler)
-            curve.append(_point(progress, evaluate.evaluate(progress.head, drawn)))
-            watch.show(curve[-1], progress.head, len(drawn))
+    with Watch(settings.logs_dir, settings.solver) as watch:
+        for progress in solvers.solve(problem, state):
+            if settings.solver != "sgd" or progress.step % settings.eval_step_interval == 0 or progress.is_last:
+                fitting.curve.append(_point(progress))
+                watch.show(fitting.curve[-1], progress)
+            if each:
+                each(progress, fitting)
     result = Result(
         settings,
         cache,
         progress.head,
         (len(training), len(validation), len(test)),
-        curve,
+        fitting.curve,
+        progress.grid,
         time.monotonic() - began,
         evaluate.evaluate(progress.head, validation),
         evaluate.evaluate(progress.head, _test_images(test, settings)),
@@ -168,16 +184,6 @@ def _split(cache: Cache, settings: TrainSettings) -> tuple[Cache, np.ndarray]:
     return replace(cache, index=replace(cache.index, labels=found.labels, label_ids=found.label_ids)), found.sets
 
 
-def _validation_batch(images: Images, batch_size: int, generator: np.random.Generator) -> Images:
-    """What one evaluation sees: class-balanced draws, or the whole set."""
-    from train import stream
-
-    if batch_size == -1 or not len(images):
-        return images
-    rows, _, _ = images.by_class
-    return replace(images, rows=rows[stream.draw(images, generator, batch_size)])
-
-
 def _test_images(images: Images, settings: TrainSettings) -> Images:
     """The whole test set, or a random part of it. No image counts twice: this is the number that people quote."""
     if settings.test_batch_size == -1 or settings.test_batch_size >= len(images):
@@ -186,9 +192,22 @@ def _test_images(images: Images, settings: TrainSettings) -> Images:
     return replace(images, rows=generator.choice(images.rows, settings.test_batch_size, replace=False))
 
 
-def _point(progress: Progress, validation: Evaluation | None) -> Point:
-    train = (progress.step, progress.accuracy, progress.cross_entropy)
+def _point(progress: Progress) -> Point:
+    train, validation = (progress.step, progress.accuracy, progress.cross_entropy), progress.validation
     return Point(*train, validation.accuracy, validation.cross_entropy) if validation else Point(*train)
+
+
+def _save(settings: TrainSettings, progress: Progress, fitting: Fitting) -> str:
+    """Saves what was reached; says where it is and how to go on."""
+    points = [[np.nan if value is None else value for value in astuple(point)] for point in fitting.curve]
+    try:
+        path = interrupted.save(settings.output_dir, settings, fitting.data, progress, points)
+    except OSError as error:
+        return f"interrupted; {settings.output_dir} cannot be written ({error.strerror}): nothing is saved"
+    return (
+        f"interrupted after step {progress.step:,}; the best head so far is in {path}; the same command with --resume "
+        "goes on from there"
+    )
 
 
 def _write(result: Result) -> None:
@@ -202,7 +221,7 @@ def _write(result: Result) -> None:
         with export.writing(folder / name):
             (folder / name).write_text(text, encoding="utf-8")
     print(
-        f"{result.settings.how_many_training_steps:,} steps in {result.seconds:.1f} s; in {folder}: saved_model/, "
+        f"{result.how_fitted} in {result.seconds:.1f} s; in {folder}: saved_model/, "
         "labels.txt, metrics.json, report.html\n"
         f"TensorBoard: {result.settings.logs_dir}\n"
         f"try: python -m train.predict --model {shlex.quote(str(folder))} photo.jpg"

@@ -14,13 +14,14 @@ class TrainSettings:
     output_dir: Path
     module: str | None = None
     solver: str = "lbfgs"
-    class_weights: str = "none"
-    l2: float | None = None  # None: lbfgs and sweep choose, sgd takes none
+    class_weights: str | None = None  # None: as `balanced` says
+    l2: float | None = None  # None: lbfgs chooses, sgd takes none
     how_many_training_steps: int = 4000
     learning_rate: float = 0.01
     train_batch_size: int = 100
     validation_batch_size: int = 100  # -1: the whole validation set
     test_batch_size: int = -1  # -1: the whole test set
+    split: str = "auto"
     testing_percentage: float = 10.0
     validation_percentage: float = 10.0
     eval_step_interval: int = 10
@@ -34,3 +35,8 @@ class TrainSettings:
     @property
     def logs_dir(self) -> Path:
         return self.summaries_dir or self.output_dir / "logs"
+
+    @property
+    def balanced(self) -> bool:
+        """Whether all classes count alike, whatever their sizes: as in the tutorial, where nothing else is said."""
+        return self.class_weights == "balanced" or (self.class_weights is None and self.solver == "sgd")

@@ -60,7 +60,7 @@ def sgd(problem: Problem, state: State | None) -> Iterator[Progress]:
                 )
             if step == steps or not all(step % every for every in intervals):
                 reached = Head(*after)
-                now = {"step": np.int64(step), "weights": reached.weights, "biases": reached.biases}
+                now = {"step": np.array(step), "weights": reached.weights, "biases": reached.biases}
                 validation = _validate(problem, reached, step, whole)
                 yield Progress(step, steps, float(accuracy), float(cross_entropy), validation, reached, (), now)
         done = ends[-1]
@@ -73,7 +73,7 @@ def batches(problem: Problem, batch_size: int, begin: int, ends: Iterable[int]) 
     @functools.lru_cache(2)
     def drawn(number: int) -> np.ndarray:
         generator = np.random.default_rng([seed, 1, number])
-        return stream.draw(images, generator, (_DRAWN, batch_size), problem.balanced)
+        return stream.draw(images, generator, (_DRAWN, batch_size), problem.settings.balanced)
 
     for end in ends:
         parts = []

@@ -31,11 +31,6 @@ class Problem:
     settings: TrainSettings
     device: str  # TensorFlow's name of it
 
-    @property
-    def balanced(self) -> bool:
-        """Whether all classes count alike, whatever their sizes."""
-        return self.settings.class_weights == "balanced"
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -49,6 +44,11 @@ class Progress:
     head: Head = field(repr=False)  # the best so far, with which the run would end here
     grid: Sequence[Trial] = field(repr=False)  # what it was chosen from; empty where nothing is chosen
     state: State = field(repr=False)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the steps are done; nobody can tell where `steps` is None."""
+        return self.step == self.steps
 
 
 def solve(problem: Problem, state: State | None = None) -> Iterator[Progress]:

@@ -87,7 +87,7 @@ def sweep(problem: Problem, state: State | None, trials: Sequence[Trial] | None 
             kept = np.sort(np.argsort(found[alive, 1], kind="stable")[: max(FEWEST, len(alive) // 2)])  # NaN last
             going_on, alive = _heads(weights, biases, kept, classes), alive[kept]
             weights, biases = going_on.weights, going_on.biases
-        reached = {"step": np.int64(done), "weights": weights, "biases": biases, "found": found.copy(), "alive": alive}
+        reached = {"step": np.array(done), "weights": weights, "biases": biases, "found": found.copy(), "alive": alive}
         reached |= {"best_weights": best.weights, "best_biases": best.biases}
         yield Progress(done, steps, *training, scores[leader], best, _told(trials, found), reached)
 
@@ -135,7 +135,7 @@ def _scores(
 def _add_up(
     weights: tf.Tensor, biases: tf.Tensor, bottlenecks: tf.Tensor, label_ids: tf.Tensor, heads: tf.Tensor | int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """For each head, over a block: the images whose top-1 class is theirs, and the cross entropy summed up, both [K]."""
+    """For each head, over a block: the images whose top-1 class is theirs, and the summed cross entropy, both [K]."""
     scores = head.logits(weights, biases, bottlenecks)
     each = tf.repeat(label_ids, heads)  # the labels of an image's heads stand together, as its scores do
     scores = tf.reshape(scores, [tf.size(each), tf.size(biases) // heads])

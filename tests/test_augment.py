@@ -1,5 +1,6 @@
 """Distorted versions of the bottlenecks: what is drawn, what comes of it, and that nothing else has a say in it."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -92,6 +93,11 @@ def test_a_flip_and_a_brightness_are_exact():
     np.testing.assert_array_equal(darker, np.round(image * 0.5))
     brightest = distort.distort(image, SIDE, SIDE, kinds(random_brightness=100), tf.constant(DRAWS[1]))
     np.testing.assert_array_equal(brightest, np.minimum(np.round(image * (1 + 2 * np.float32(0.999) - 1)), 255))
+
+
+def test_a_large_photo_is_decoded_in_enough_detail():
+    assert distort.enough(64, kinds(flip_left_right=True, random_brightness=50)) == 64
+    assert distort.enough(64, kinds(random_crop=30, random_scale=40)) == 117  # 64 times 1.3 times 1.4 is 116.48
 
 
 def test_draws_are_uniform_and_independent():
@@ -370,6 +376,23 @@ def test_plain_caches_alone_are_to_choose_from(tmp_path, run, module):
     # A version's folder is no place for plain bottlenecks.
     with pytest.raises(cache.CacheError, match="give another --cache_dir"):
         extract(Settings(str(tmp_path / "photos"), str(store.versions(directory)[0]), module))
+
+
+def test_a_network_that_changed_under_its_name_makes_no_versions_of_the_old_ones_images(tmp_path, run, monkeypatch):
+    """TensorFlow Hub's handles say nothing of the weights, and its own cache may be another one tomorrow."""
+    make_folder(tmp_path / "photos", {"a": 2, "b": 2})
+    handle = "https://tfhub.dev/somebody/tiny/feature_vector/1"
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / hashlib.sha1(handle.encode()).hexdigest()
+    modules.make_tf2_hub_module(folder, seed=0)
+    directory = run(module=handle, augment=0).directory
+    shutil.rmtree(folder)
+    modules.make_tf2_hub_module(folder, seed=1)
+    with pytest.raises(
+        cache.UserError, match=f"is no more the network that made {directory}; give another --cache_dir"
+    ):
+        run(module=handle)
+    assert store.versions(directory) == []
 
 
 def test_a_version_of_another_backbone_is_refused(tmp_path, run):

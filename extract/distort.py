@@ -41,7 +41,7 @@ def distort(image: tf.Tensor, height: int, width: int, distortion: Distortion, d
     if distortion.flip_left_right:
         pixels = tf.cond(flip < 0.5, lambda: tf.reverse(pixels, [1]), lambda: pixels)
     pixels *= 1 + distortion.random_brightness / 100 * (2 * brightness - 1)
-    return tf.cast(tf.minimum(tf.round(pixels), 255), tf.uint8)
+    return tf.saturate_cast(tf.round(pixels), tf.uint8)
 
 
 def enough(side: int, distortion: Distortion) -> int:

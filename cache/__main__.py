@@ -33,7 +33,9 @@ def parser() -> command.Parser:
             help="a cache_dir, or a backbone's folder in it",
         )
         one.add_argument(
-            "--json", action="store_true", help="print it for programs: a list, an entry for each backbone"
+            "--json",
+            action="store_true",
+            help="print it for programs: a list, an entry for each backbone and each distorted version of it",
         )
         if name == "verify":
             one.add_argument(
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         work = {"info": _info, "compact": _compact}[flags.command]
     results = []
-    for directory in found:
+    for directory in [folder for plain in found for folder in (plain, *store.versions(plain))]:
         content, lines = work(directory)
         results.append(content)
         if not flags.json:

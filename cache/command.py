@@ -111,6 +111,11 @@ def threads(text: str) -> int:
     return _number(int, text, lambda value: 1 <= value <= 1024, "a whole number from 1 to 1024")
 
 
+def percent(text: str) -> int:
+    """How far something may be changed: an integer from 0 to 100."""
+    return _number(int, text, lambda value: 0 <= value <= 100, "a whole number from 0 to 100")
+
+
 def path(text: str) -> str:
     """A file or folder: not the empty string, which a script's unset variable leaves and which means "here"."""
     if not text:
@@ -121,6 +126,11 @@ def path(text: str) -> str:
 def percentage(text: str) -> float:
     """A flag's value that is a share: a number from 0 to 100."""
     return _number(float, text, lambda value: 0 <= value <= 100, "a number from 0 to 100")
+
+
+def natural(text: str) -> int:
+    """A number of things that may be none, or a seed: an integer from 0 to 2^31 - 1."""
+    return _number(int, text, lambda value: 0 <= value < 2**31, f"a whole number from 0 to {2**31 - 1}")
 
 
 def positive_float(text: str) -> float:

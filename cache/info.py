@@ -23,6 +23,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "image_height": module.image_height,
         "image_width": module.image_width,
         "preprocessing": module.preprocessing,
+        "version": store.version_of(directory),  # of distorted images; None: the plain ones
         "dimension": module.dimension,
         "rows": sum(map(len, shards)),
         "bytes": sum(opened.path.stat().st_size for opened in shards),
@@ -78,11 +79,14 @@ def lines(content: dict[str, Any]) -> list[str]:
             f"  rejected       {rejected} files{see}",
         ]
     unused = content["unused_rows"]
+    labelled = f"  labelled       {content['images']:,} images of {len(content['classes'])} classes"
+    if content["version"]:  # the plain ones have told the rest
+        return [*told, labelled]
     return [
         *told,
         f"  unused         {unused:,} bottlenecks" + (", which `python -m cache compact` drops" if unused else ""),
         f"  image_dir      {content['image_dir']}",
-        f"  labelled       {content['images']:,} images of {len(content['classes'])} classes",
+        labelled,
         *(f"    {count:>9,}  {label}" for label, count in content["classes"].items()),
         f"  rejected       {rejected} files{see}",
     ]

@@ -24,10 +24,12 @@ from cache.store import (
     Module,
     check_index,
     directories,
+    distorted_module,
     module_of,
     read_index_table,
+    versions,
 )
-from cache.strings import Strings
+from cache.strings import Lookup, Strings
 
 if TYPE_CHECKING:
     import pandas
@@ -199,6 +201,40 @@ def open(path: str | os.PathLike, module: str | None = None) -> Cache:
             if before == _version(directory):
                 raise
     return _open(directory)
+
+
+def distorted(cache: Cache) -> list[Cache]:
+    """The distorted versions of `cache`, in order of number, each opened and checked as `open` does.
+
+    They are as they were at their last extraction: `places` says which of their rows belong to which image of `cache`.
+    Raises CacheError for one that is damaged, not complete yet, or another backbone's.
+    """
+    found = []
+    for directory in versions(cache.directory):
+        if not (directory / INDEX).exists():
+            raise CacheError(
+                f"{directory} is not complete: its extraction has not ended; run it again with --augment, "
+                "or delete that folder to do without this version"
+            )
+        version = open(directory)
+        distortion = version.module.preprocessing.removeprefix(f"{cache.module.preprocessing}; ")
+        if version.module.fingerprint != distorted_module(cache.module, distortion).fingerprint:
+            raise columns.damage(directory / INDEX, "made by another backbone")
+        found.append(version)
+    return found
+
+
+def places(version: Cache, cache: Cache) -> np.ndarray:
+    """int64 [N]: where each of the N images of `cache` stands in `version`; -1: that knows no such file.
+
+    A file with the same path, size and time of modification is the same.
+    """
+    there, here = version.index, cache.index
+    at = np.arange(len(here.paths)) if there.paths.equals(here.paths) else Lookup(there.paths).find(here.paths, -1)
+    found = np.flatnonzero(at != -1)
+    same = (there.sizes[at[found]] == here.sizes[found]) & (there.mtimes[at[found]] == here.mtimes[found])
+    at[found[~same]] = -1
+    return at
 
 
 def _version(directory: Path) -> tuple[int, int] | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import fcntl
+import hashlib
 import io
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cache.errors import UserError
 from cache.strings import Strings
 
 INDEX, SHARDS, BACKBONE, REJECTED = "index.h5", "shards", "backbone", "rejected.csv"
+DISTORTED = "distorted"
 LOCK = ".lock"
 _ABANDONED = 3600.0  # seconds without a write
 NUMBERS = {"sizes": "i8", "mtimes": "i8", "label_ids": "i4", "shard_ids": "i4", "shard_rows": "i4"}
@@ -95,6 +97,33 @@ def directories(cache_dir: Path) -> list[Path]:
     if not cache_dir.is_dir():
         return []
     return sorted(entry for entry in cache_dir.iterdir() if entry.is_dir() and _is_store(entry))
+
+
+def versions(directory: Path) -> list[Path]:
+    """The folders of distorted versions in a backbone's folder that hold anything committed, in order of number."""
+    folder = directory / DISTORTED
+    if not folder.is_dir():
+        return []
+    found = [(number, entry) for entry in folder.iterdir() if (number := version_of(entry)) and _is_store(entry)]
+    return [entry for _, entry in sorted(found)]
+
+
+def version_of(directory: Path) -> int | None:
+    """The number of a distorted version, 1 or more, by the place and the name of its folder; None if it is none."""
+    absolute = directory.absolute()
+    number = absolute.name.partition("-")[0]
+    return int(number) if absolute.parent.name == DISTORTED and number.isascii() and number.isdigit() else None
+
+
+def distorted_module(plain: Module, distortion: str) -> Module:
+    """What makes bottlenecks of images distorted as `distortion` says: they never meet those of `plain` in one file."""
+    preprocessing = f"{plain.preprocessing}; {distortion}"
+    return replace(
+        plain,
+        identity=f"{plain.identity}, {distortion}",
+        fingerprint=hashlib.sha256(f"{plain.fingerprint} {preprocessing}".encode()).hexdigest()[:16],
+        preprocessing=preprocessing,
+    )
 
 
 def module_of(directory: Path) -> Module:

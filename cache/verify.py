@@ -120,7 +120,8 @@ def check(cache: Cache) -> None:
         bad = opened.table.damaged()
         if len(bad) and np.isin(shard_rows[shard_ids == number], bad).any():
             raise columns.damage(opened.path, _told(bad, len(opened), opened.rows.paths))
-    if reason := sums.damage(cache.backbone_dir):
+    # A distorted version has none of its own.
+    if store.version_of(cache.directory) is None and (reason := sums.damage(cache.backbone_dir)):
         raise columns.damage(cache.backbone_dir, reason)
 
 

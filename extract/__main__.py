@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from cache import command
+from cache.errors import UserError
 
 DESCRIPTION = """Runs every image below --image_dir through a network trained on ImageNet, once, and keeps the vector
 before its last layer (the bottleneck) in --cache_dir. Each subfolder is a class. Run it again after adding, changing,
@@ -17,6 +18,13 @@ moving or deleting images: only new and changed ones are computed. A run that wa
 MODULE_HELP = """the network: efficientnet_lite0 (built in, needs no download); inception_v3, nasnet_large,
 pnasnet_large, mobilenet_v1_100_224 or mobilenet_v2_100_224 (from TensorFlow Hub); keras:NAME for one of
 keras.applications; a TensorFlow Hub handle or URL; or the path of a SavedModel"""
+
+AUGMENT_HELP = """also run the network on so many distorted versions of every image, and keep those bottlenecks beside
+the plain ones: training then draws among them. What is drawn for an image depends on its content, the seed and the
+version alone. Without a distortion of your choice: flipped, and 10 per cent of the other three"""
+
+# What `--augment` makes versions of; alone they mean nothing.
+DISTORTIONS = ("flip_left_right", "random_crop", "random_scale", "random_brightness", "augment_seed")
 
 
 def parser() -> command.Parser:
@@ -73,11 +81,26 @@ def parser() -> command.Parser:
         help="write a trace by TensorFlow's profiler there, for TensorBoard's profile plugin: of 40 batches after the "
         "first 10 (in a short run, after its first quarter), since one of a whole run would not fit in memory",
     )
+    flags.add_argument("--augment", type=command.natural, default=0, metavar="N", help=AUGMENT_HELP)
+    flags.add_argument("--flip_left_right", action="store_true", help="distortion: mirror half of the images")
+    percents = {
+        "random_crop": "crop images, enlarged by so many per cent, at a random place",
+        "random_scale": "enlarge by up to so many per cent",
+        "random_brightness": "multiply pixels by 1 plus or minus up to so many per cent",
+    }
+    for name, help_text in percents.items():
+        flags.add_argument(
+            f"--{name}", type=command.percent, default=0, metavar="PERCENT", help=f"distortion: {help_text}"
+        )
+    flags.add_argument("--augment_seed", type=command.natural, default=0, help="another one draws other distortions")
     return flags
 
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
+    for name in DISTORTIONS:
+        if getattr(flags, name) and not flags.augment:
+            raise UserError(f"--{name} needs --augment, the number of distorted versions to make: add --augment 5")
     from extract.run import extract
     from extract.settings import Settings
 
@@ -89,8 +112,13 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{total} bottlenecks of {result.classes} classes in {result.directory}")
     print(f"{result.computed} computed, {result.reused} reused, {result.rejected} files rejected", end="")
     print(f": see {result.directory / 'rejected.csv'}" if result.rejected else "")
+    if flags.augment:
+        reused = flags.augment * total - result.distorted
+        versions = f"{flags.augment} distorted version{'s' * (flags.augment != 1)}"
+        print(f"{versions}: {result.distorted} computed, {reused} reused")
     if flags.trace:
-        print(f"trace: tensorboard --logdir {flags.trace}" if result.computed else "no trace: nothing was computed")
+        ran = result.computed or result.distorted
+        print(f"trace: tensorboard --logdir {flags.trace}" if ran else "no trace: nothing was computed")
     print(f"next: python -m train --cache_dir {result.directory}")
 
 

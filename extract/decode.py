@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from cache.strings import Strings
+from extract import distort
+from extract.settings import Distortion
 
 # Names what `preprocess` computes. Another result for any image needs another name: bottlenecks made
 # either way must not meet in one cache.
@@ -82,12 +84,13 @@ def batches(
     batch_size: int,
     threads: int,
     pieces: Iterable[np.ndarray] | None = None,
+    distortion: Distortion | None = None,
 ) -> Iterator[Batch | list[Unreadable]]:
     """Decodes images: batches of `batch_size` (the last one smaller), ahead of need.
 
     `pieces`, int64 [n] each, are the places in `paths` of the images to decode, in that order, and are asked for as
     they are needed, by a thread of tf.data; None is all of `paths`. Before a batch come, as a list, the images that
-    could not be decoded since the batch before.
+    could not be decoded since the batch before. With a `distortion`, images come distorted.
     """
     handed: deque[np.ndarray] = deque()  # what tf.data has got, from the first image that has not come back
 
@@ -99,7 +102,12 @@ def batches(
     @tf.autograph.experimental.do_not_convert  # nothing here needs it, and it takes a second
     def load(number: tf.Tensor, path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         encoded = tf.io.read_file(path)
-        return number, preprocess(encoded, *image_size), _fingerprint(encoded)
+        fingerprint = _fingerprint(encoded)
+        if distortion is None:
+            return number, preprocess(encoded, *image_size), fingerprint
+        detailed = decode(encoded, distort.enough(4 * max(image_size), distortion))
+        draws = distort.draw(fingerprint, distortion)
+        return number, distort.distort(detailed, *image_size, distortion, draws), fingerprint
 
     dataset = (
         _dataset(image_dir, paths, noted())

@@ -22,7 +22,7 @@ from cache.writer import Writer
 from extract import decode, devices, engines, monitor, nvml, share
 from extract.engines import Engine
 from extract.images import Images
-from extract.settings import Settings
+from extract.settings import Distortion, Settings
 
 ANOTHER_TRY = -1  # a time of modification that no file has: the next run reads the image again
 # A trace of everything would fill the memory, and the first batches, which compile and tune, are like no others.
@@ -48,21 +48,26 @@ def fill(
     directory: Path,
     images: Images,
     missing: np.ndarray,
+    distortion: Distortion | None = None,
 ) -> Filled:
     """Commits the bottlenecks of `missing` (int64 [M], into `images`), but for what other extractions do meanwhile.
 
     `names` are the devices that run the network; `build_engine` makes the engine for the precision that they get.
+    With a `distortion`, of the images distorted so.
     Raises UserError when the cache cannot be written or a bottleneck cannot be stored.
     """
     if not len(missing):
         return Filled(0, {})
     rejected: dict[int, store.Rejected] = {}
     work, clocks = share.Work(images, missing, directory), monitor.Monitor()
+    title = f"version {distortion.version} of {settings.augment}" if distortion else "extract"
 
     def decoded() -> Iterator[tuple[decode.Batch, tf.Tensor]]:
         image_size, at_once = (made_by.image_height, made_by.image_width), engine.batch_size * len(names)
         pieces = work.pieces(writer.own_end)
-        batches = decode.batches(images.image_dir, images.paths, image_size, at_once, settings.threads, pieces)
+        batches = decode.batches(
+            images.image_dir, images.paths, image_size, at_once, settings.threads, pieces, distortion
+        )
         for batch in clocks.waiting(monitor.DECODING, batches):
             if isinstance(batch, decode.Batch):
                 yield batch, batch.images
@@ -73,7 +78,7 @@ def fill(
     with (
         devices.running_in(settings.precision, names) as precision,
         nvml.watching(names) as gpus,
-        tqdm(total=len(missing), unit=" images", desc="extract") as bar,
+        tqdm(total=len(missing), unit=" images", desc=title) as bar,
     ):
         with clocks.clock(monitor.STARTING):
             engine = build_engine(precision)
@@ -102,7 +107,7 @@ def fill(
             faster_engine=engine.name != "openvino" and names == ["CPU:0"],
         )
     ran = f"{engine.name} in {precision} on {', '.join(names)}, batches of {engine.batch_size}"
-    print(f"{clocks.shares(len(missing) - work.left_out)} ({ran})")
+    print(f"{title}: " * bool(distortion) + f"{clocks.shares(len(missing) - work.left_out)} ({ran})")
     print(monitor.verdict(clocks.seconds, setup))
     if work.left_out:
         print(f"{work.left_out} images were done by another extraction meanwhile")

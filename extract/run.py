@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +17,9 @@ from cache.errors import UserError
 from extract import plan, target
 from extract.images import Images, list_images
 from extract.settings import Settings
+
+if TYPE_CHECKING:
+    from extract.fill import Filled
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,16 @@ class Result:
     computed: int  # images that the network ran on
     reused: int
     rejected: int
+    distorted: int = 0  # images that it ran on in distorted versions
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The backbone, loaded."""
+
+    made_by: store.Module
+    directory: Path  # its folder in the cache
+    fill: Callable[..., Filled]  # (made_by, directory, images, missing, distortion)
 
 
 def extract(settings: Settings) -> Result:
@@ -34,39 +49,81 @@ def extract(settings: Settings) -> Result:
     Raises UserError for what a user can put right; whatever was committed before then stays.
     """
     images = list_images(settings.image_dir)
+    load = functools.cache(partial(_load, settings))  # seconds that a run with nothing to do does not pay
     directory = target.find(settings)
     rejected, work = _plan(images, directory, settings)
     computed = 0
     if directory is None or len(work.missing) or not target.is_complete(directory):
-        command.import_tensorflow()  # seconds that a run with nothing to do does not pay
-        from extract import backbone, devices, engines, fill
-
-        names = devices.choose(settings.devices)
-        engine_name = engines.choose(settings.engine, names)
-        command.check_writable(Path(settings.cache_dir), "--cache_dir")
-        network = backbone.load(settings.module, settings.image_size)
-        made_by, prepared = target.prepare(settings, network)
-        if prepared != directory:
-            directory = prepared
+        network = load()
+        if network.directory != directory:
+            directory = network.directory
             rejected, work = _plan(images, directory, settings)
         store.sweep(directory)
-        build_engine = partial(engines.build, engine_name, network, names, batch_size=settings.batch_size)
-        filled = fill.fill(settings, names, build_engine, made_by, directory, images, work.missing)
+        filled = network.fill(network.made_by, directory, images, work.missing)
         computed = filled.computed
         rejected |= filled.rejected
     # From finding the shards to naming them in the index, none may be replaced.
     with store.locked(directory):
-        if computed or store.shard_names(directory) != work.shards:
-            work = plan.make(images, directory, rejected, settings.threads)
-            if len(work.missing):
-                raise UserError(
-                    f"{len(work.missing)} bottlenecks are gone from {directory}; run the same command again"
-                )
+        work = _completed(work, computed, images, directory, rejected, settings)
         _write_rejected(directory, rejected)
         _check_classes(images, rejected, directory)
         _write_index(directory, images, work)
+    distorted = _distort(settings, images, directory, rejected, load) if settings.augment else 0
     reused = len(images) - len(rejected) - computed
-    return Result(directory, len(images.labels), computed, reused, len(rejected))
+    return Result(directory, len(images.labels), computed, reused, len(rejected), distorted)
+
+
+def _distort(
+    settings: Settings,
+    images: Images,
+    directory: Path,
+    rejected: Mapping[int, store.Rejected],
+    load: Callable[[], _Network],
+) -> int:
+    """Does the same for each distorted version; returns how many images the network ran on."""
+    plain = store.module_of(directory)
+    store.sweep(directory / store.DISTORTED)
+    if dropped := target.drop_other_versions(directory, plain, settings):
+        print(f"distorted versions that were made with other flags are replaced: {dropped}")
+    total = 0
+    for number in range(1, settings.augment + 1):
+        distortion = settings.distortion(number)
+        made_by, folder = target.version(directory, plain, distortion)
+        unreadable, computed = dict(rejected), 0
+        with store.locked(folder, shared=True):
+            work = plan.make(images, folder, unreadable, settings.threads)
+        if len(work.missing):
+            network = load()
+            if network.directory != directory:
+                raise UserError(
+                    f"{settings.module} is no more the network that made {directory}; give another --cache_dir"
+                )
+            command.check_writable(folder, "--cache_dir")
+            store.sweep(folder)
+            filled = network.fill(made_by, folder, images, work.missing, distortion)
+            computed = filled.computed
+            unreadable |= filled.rejected
+        if store.shard_names(folder):
+            with store.locked(folder):
+                work = _completed(work, computed, images, folder, unreadable, settings)
+                _write_index(folder, images, work)
+        total += computed
+    return total
+
+
+def _load(settings: Settings) -> _Network:
+    """Loads the backbone and makes its folder in the cache ready."""
+    command.import_tensorflow()
+    from extract import backbone, devices, engines, fill
+
+    names = devices.choose(settings.devices)
+    engine_name = engines.choose(settings.engine, names)
+    command.check_writable(Path(settings.cache_dir), "--cache_dir")
+    network = backbone.load(settings.module, settings.image_size)
+    made_by, directory = target.prepare(settings, network)
+    # Compiled once for all versions.
+    build = functools.cache(partial(engines.build, engine_name, network, names, batch_size=settings.batch_size))
+    return _Network(made_by, directory, partial(fill.fill, settings, names, build))
 
 
 def _plan(images: Images, directory: Path | None, settings: Settings) -> tuple[dict[int, store.Rejected], plan.Plan]:
@@ -74,6 +131,22 @@ def _plan(images: Images, directory: Path | None, settings: Settings) -> tuple[d
     with store.locked(directory, shared=True) if directory else contextlib.nullcontext():
         rejected = plan.rejected_before(images, directory)
         return rejected, plan.make(images, directory, rejected, settings.threads)
+
+
+def _completed(
+    work: plan.Plan,
+    computed: int,
+    images: Images,
+    directory: Path,
+    rejected: Mapping[int, store.Rejected],
+    settings: Settings,
+) -> plan.Plan:
+    """The plan with what came since it was made. Raises UserError where something is missing still."""
+    if computed or store.shard_names(directory) != work.shards:
+        work = plan.make(images, directory, rejected, settings.threads)
+        if len(work.missing):
+            raise UserError(f"{len(work.missing)} bottlenecks are gone from {directory}; run the same command again")
+    return work
 
 
 def _write_rejected(directory: Path, rejected: Mapping[int, store.Rejected]) -> None:

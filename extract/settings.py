@@ -7,6 +7,24 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Distortion:
+    """One distorted version of the images: in what, and how far, each may differ from the plain one, at random."""
+
+    flip_left_right: bool
+    random_crop: int  # per cent, as the other two
+    random_scale: int
+    random_brightness: int
+    seed: int  # 0 to 2^31 - 1
+    version: int  # from 1
+
+    def __str__(self) -> str:
+        """In words. Other pixels for any image need other words: versions are told apart by them."""
+        percents = {"crop": self.random_crop, "scale": self.random_scale, "brightness": self.random_brightness}
+        kinds = ["flip"] * self.flip_left_right + [f"{kind} {part}%" for kind, part in percents.items() if part]
+        return f"{', '.join(kinds)} (1), seed {self.seed}, version {self.version}"
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the flags of `python -m extract` say; `-h` describes them."""
 
@@ -21,7 +39,18 @@ class Settings:
     dtype: str = "float16"
     decode_threads: int | None = None  # None: one for each core
     trace: str | None = None  # a folder for TensorFlow's profiler; None: no trace
+    augment: int = 0  # distorted versions
+    flip_left_right: bool = False
+    random_crop: int = 0  # per cent, as the next two
+    random_scale: int = 0
+    random_brightness: int = 0
+    augment_seed: int = 0
 
     @property
     def threads(self) -> int:
         return self.decode_threads or len(os.sched_getaffinity(0))
+
+    def distortion(self, version: int) -> Distortion:
+        """The distorted version of that number, from 1; of no kind of distortion, all of them, and little of each."""
+        chosen = self.flip_left_right, self.random_crop, self.random_scale, self.random_brightness
+        return Distortion(*(chosen if any(chosen) else (True, 10, 10, 10)), self.augment_seed, version)

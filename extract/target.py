@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import secrets
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache import command, store
+from cache import columns, command, store
 from cache.errors import CacheError
 from extract import backbone
-from extract.settings import Settings
+from extract.settings import Distortion, Settings
 
 if TYPE_CHECKING:
     from extract.backbone import Backbone
@@ -60,6 +63,29 @@ def prepare(settings: Settings, network: Backbone) -> tuple[store.Module, Path]:
     if not is_complete(directory):
         serving.save(network, directory / store.BACKBONE)
     return made_by, directory
+
+
+def version(directory: Path, plain: store.Module, distortion: Distortion) -> tuple[store.Module, Path]:
+    """What describes a distorted version of the bottlenecks that `plain` made in `directory`; and its folder.
+
+    The folder's name says how it was made, so that no two kinds of distortions ever meet in one.
+    """
+    made_by = store.distorted_module(plain, str(distortion))
+    return made_by, directory / store.DISTORTED / f"{distortion.version}-{made_by.fingerprint}"
+
+
+def drop_other_versions(directory: Path, plain: store.Module, settings: Settings) -> int:
+    """Deletes the distorted versions that were made in another way than `settings` say; returns how many."""
+    dropped = 0
+    for folder in store.versions(directory):
+        number = store.version_of(folder)
+        if number and folder != version(directory, plain, settings.distortion(number))[1]:
+            # At once for all readers; what a kill leaves of it, the sweep of a later run takes away.
+            hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{columns.TEMPORARY}")
+            os.rename(folder, hidden)
+            shutil.rmtree(hidden)
+            dropped += 1
+    return dropped
 
 
 def _identity(settings: Settings) -> str:

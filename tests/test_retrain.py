@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import cache
 import retrain
 from cache import command
+from cache.reader import distorted
 from tests import modules
 from tests.pictures import make_folder, pixels
 
@@ -125,6 +127,25 @@ def test_a_second_run_reuses_the_bottlenecks(done, capsys):
     assert sorted(flags["bottleneck_dir"].rglob("*.h5")) == shards
 
 
+def test_distortions_are_cached(done):
+    _, flags, _ = done
+    steps = {"how_many_training_steps": 20}
+    distortions = {"flip_left_right": True, "random_crop": 10, "random_scale": 20, "random_brightness": 30}
+    assert command.run(retrain.main, line(flags, **steps, **distortions)) == 0
+    versions = distorted(cache.open(flags["bottleneck_dir"]))
+    assert [version.module.preprocessing.split("; ")[1] for version in versions] == [
+        f"flip, crop 10%, scale 20%, brightness 30% (1), seed 0, version {number}" for number in range(1, 6)
+    ]
+    assert [len(version) for version in versions] == [80] * 5
+    before = sorted(flags["bottleneck_dir"].rglob("*.h5"))
+    assert command.run(retrain.main, line(flags, **steps, **distortions)) == 0
+    assert sorted(flags["bottleneck_dir"].rglob("*.h5")) == before
+    assert command.run(retrain.main, line(flags, **steps, random_brightness=40)) == 0
+    assert [
+        version.module.preprocessing.split("; ")[1] for version in distorted(cache.open(flags["bottleneck_dir"]))
+    ] == [f"brightness 40% (1), seed 0, version {number}" for number in range(1, 6)]
+
+
 def test_quiet_is_quiet(done, capfd):
     _, flags, _ = done
     assert command.run(retrain.main, line(flags, how_many_training_steps=20, logging_verbosity="ERROR")) == 0
@@ -153,10 +174,7 @@ def test_the_tutorials_plain_command_works_without_a_network(job, tmp_path, monk
     ("more", "message"),
     [
         ({"testing_percentage": 60, "validation_percentage": 50}, "percentage"),
-        ({"flip_left_right": True}, "--flip_left_right is not there yet"),
-        ({"random_crop": 5}, "--random_crop is not there yet"),
-        ({"random_scale": 5}, "--random_scale is not there yet"),
-        ({"random_brightness": 5}, "--random_brightness is not there yet"),
+        ({"random_crop": 101}, "--random_crop: '101' is not a whole number from 0 to 100"),
         ({"intermediate_store_frequency": 100}, "--intermediate_store_frequency is not there yet"),
         ({"train_batch_size": 0}, "--train_batch_size"),
         ({"output_graph": "README.md/output.pb"}, "cannot write README.md"),

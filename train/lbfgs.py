@@ -82,8 +82,11 @@ def _is_enough(trials: np.ndarray) -> bool:
 
 def _grid(trials: np.ndarray, class_weights: str) -> list[Trial]:
     best = _chosen(trials) if len(trials) else -1
-    told = [tuple(None if np.isnan(value) else value for value in trial) for trial in trials.tolist()]
-    return [Trial(l2, None, class_weights, *scored, chosen=i == best) for i, (l2, *scored) in enumerate(told)]
+    grid = []
+    for number, (l2, accuracy, cross_entropy) in enumerate(trials.tolist()):
+        scored = (None, None) if np.isnan(cross_entropy) else (accuracy, cross_entropy)
+        grid.append(Trial(l2, None, class_weights, scored[0], scored[1], number == best))
+    return grid
 
 
 @dataclass(frozen=True)

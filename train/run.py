@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import cache as bottlenecks
-from cache import command, verify
+from cache import command, reader, verify
 from cache.errors import CacheError
 from cache.reader import Cache
 from train import interrupted, report, split
@@ -119,7 +119,9 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
     if settings.resume:
         state, points = interrupted.load(settings.output_dir, settings, fitting.data)
         fitting.curve.extend(Point.of(point) for point in points.tolist())
-    verify.check(opened)  # damage would make a worse classifier, and nobody would know
+    versions = reader.distorted(opened) if settings.distorted else []
+    for each_cache in (opened, *versions):  # damage would make a worse classifier, and nobody would know
+        verify.check(each_cache)
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
     command.import_tensorflow()
@@ -130,6 +132,9 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
     training, validation, test = (
         Images(cache, np.flatnonzero(sets == name)) for name in (split.TRAIN, split.VALIDATION, split.TEST)
     )
+    if versions:
+        plain, training = training, training.with_versions(versions)
+        print(f"{len(training) - len(plain):,} distorted versions of the training images train, too")
     problem = solvers.Problem(training, validation, settings, devices.choose(settings.device))
     began = time.monotonic()
     with Watch(settings.logs_dir, settings.solver) as watch:
@@ -143,7 +148,7 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
         settings,
         cache,
         progress.head,
-        (len(training), len(validation), len(test)),
+        (int(np.count_nonzero(sets == split.TRAIN)), len(validation), len(test)),
         fitting.curve,
         progress.grid,
         time.monotonic() - began,

@@ -25,6 +25,7 @@ class TrainSettings:
     testing_percentage: float = 10.0
     validation_percentage: float = 10.0
     eval_step_interval: int = 10
+    distorted: bool = True  # whether the cached distorted versions of the training images train, too
     seed: int = 0
     device: str = "auto"
     resume: bool = False

@@ -11,12 +11,12 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from cache import reader
 from cache.reader import Cache
-from cache.strings import Lookup
 
 BLOCK_BYTES = 8 << 20  # of bottlenecks in one block: what a processor's cache holds, and enough to keep a device busy
 RESIDENT_BYTES = 512 << 20  # up to this a training set stays on the device: 100,000 images at float32 and D = 1280
-_ABSENT = -1
+_ABSENT = -1  # of `reader.places`
 
 T = TypeVar("T")
 # One pass over a set after the other, each in blocks of bottlenecks [m, D] and label ids int32 [m].
@@ -89,11 +89,7 @@ class Images:
     @cached_property
     def _places(self) -> list[np.ndarray]:
         """For each version, where each of the cache's images stands in its index, int64 [N]."""
-        paths = self.cache.paths
-        return [
-            np.arange(len(paths)) if v.paths.equals(paths) else Lookup(v.paths).find(paths, _ABSENT)
-            for v in self.versions
-        ]
+        return [reader.places(version, self.cache) for version in self.versions]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from train.head import Head
     from train.solvers import Progress
     from train.stream import Images
+    from train.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TrainSettings:
     cache_dir: Path
     output_dir: Path
     module: str | None = None
+    solver: str = "sgd"
     how_many_training_steps: int = 4000
     learning_rate: float = 0.01
     train_batch_size: int = 100
@@ -72,6 +74,7 @@ class Result:
     seconds: float  # that the solver took, validation included
     validation: Evaluation | None = field(repr=False)  # on the whole validation set; None: it is empty
     test: Evaluation | None = field(repr=False)  # None: the test set is empty
+    grid: Sequence[Trial] = ()  # the heads that it chose among; empty: it fitted one
 
 
 def train(settings: TrainSettings) -> Result:
@@ -97,7 +100,7 @@ def fit(settings: TrainSettings) -> Result:
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
     command.import_tensorflow()
-    from train import evaluate, head, solvers
+    from train import evaluate, head, solvers, summaries
     from train.progress import Watch
     from train.stream import Images
 
@@ -133,6 +136,7 @@ def fit(settings: TrainSettings) -> Result:
         evaluate.evaluate(progress.head, validation),
         evaluate.evaluate(progress.head, _test_images(test, settings)),
     )
+    summaries.conclude(result)
     if settings.print_misclassified_test_images and result.test:
         _tell_mistakes(cache, result.test)
     return result

@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ FLAGS = [
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]
+
+
+PATIENCE = 60  # seconds, on a machine that is busy with other things
 
 
 class Browser:
@@ -88,6 +92,7 @@ class Browser:
     def _receive(self) -> dict[str, Any]:
         """The next answer or event."""
         while b"\0" not in self._pending:
+            assert select.select([self._answers], [], [], PATIENCE)[0], "the browser does not answer"
             received = os.read(self._answers, 1 << 20)
             assert received, "the browser has ended"
             self._pending += received
@@ -120,8 +125,7 @@ def browser(profile: Path) -> Iterator[Browser]:
     os.close(to_browser)
     os.close(from_browser)
     try:
-        page = Browser(commands, answers)
-        yield page
+        yield Browser(commands, answers)
     finally:
         process.terminate()
         process.wait(30)

@@ -70,6 +70,12 @@ def test_the_weights_are_histograms(trained):
         assert buckets[-1, 1] == array.max()
 
 
+def test_an_event_file_says_its_version_first(trained):
+    (path,) = (trained.settings.logs_dir / "validation").glob("events.out.tfevents.*")
+    first = next(iter(tf.data.TFRecordDataset(str(path)))).numpy()
+    assert tf.compat.v1.Event.FromString(first).file_version == "brain.Event:2"
+
+
 def test_events_are_of_today_and_there_as_soon_as_they_are_written(tmp_path):
     before = tf.timestamp().numpy()
     with summaries.writer(tmp_path) as writer:

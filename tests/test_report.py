@@ -1,6 +1,5 @@
 """`report.html` and `metrics.json`: their numbers, and how the page looks in a real browser."""
 
-import io
 import json
 import math
 import os
@@ -9,12 +8,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
-from cache import thumbnails
 from cache.strings import Strings
 from tests import browser, small_cache
-from train import evaluate, pictures, report, run
+from train import evaluate, report, run
 from train.trial import Trial
 
 NASTY = "<script>alert('&')</script><img src=x onerror=alert(1)>"
@@ -236,66 +234,6 @@ def test_metrics_hold_the_grid_and_null_where_there_is_no_number(trained):
         [1e-5, 1.0, 0.2, None, False],
         [0.5, None, None, None, False],
     ]
-
-
-# --- pictures -------------------------------------------------------------------------------------------------
-
-
-def photo(path, **options):
-    """A file of 300 x 200 pixels whose quarters have four colours, so that each way to turn it is another picture."""
-    pixels = np.zeros((200, 300, 3), np.uint8)
-    pixels[:100, :150], pixels[:100, 150:], pixels[100:, :150] = (230, 40, 40), (40, 200, 40), (40, 40, 230)
-    Image.fromarray(pixels).save(path, **options)
-
-
-def small(trained, folder):
-    """{name: picture} of the files in a folder."""
-    names = sorted(os.listdir(folder))
-    index = replace(trained.cache.index, image_dir=str(folder), paths=Strings.of(names))
-    found = pictures.small(replace(trained.cache, index=index), np.arange(len(names)))
-    return dict(zip(names, found, strict=True))
-
-
-def test_pictures_of_photos_are_small_upright_and_of_their_shape(trained, tmp_path):
-    for orientation in range(1, 9):
-        for endian in "<>":
-            exif = Image.Exif()
-            exif.endian = endian
-            exif[0x0112] = orientation
-            photo(tmp_path / f"{orientation}{'le' if endian == '<' else 'be'}.jpg", exif=exif, quality=95)
-    photo(tmp_path / "a.png")
-    photo(tmp_path / "a.webp", lossless=True)
-    photo(tmp_path / "a.gif")
-    for name, picture in small(trained, tmp_path).items():
-        with Image.open(tmp_path / name) as original:
-            expected = ImageOps.exif_transpose(original).convert("RGB")
-        found = Image.open(io.BytesIO(picture))
-        assert found.format == "JPEG"
-        assert max(found.size) == 96, name
-        assert found.size == ((96, 64) if expected.width > expected.height else (64, 96)), name
-        difference = np.asarray(found, float) - np.asarray(expected.resize(found.size, Image.Resampling.BOX), float)
-        assert np.abs(difference).mean() < 8, name
-
-
-def test_what_is_no_photo_has_no_picture(trained, tmp_path):
-    photo(tmp_path / "good.jpg")
-    (tmp_path / "broken.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:200])
-    (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.jpg").write_text("no image")
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "gone.jpg").symlink_to("nowhere")
-    os.mkfifo(tmp_path / "pipe.jpg")  # opening it would wait for ever
-    Image.new("RGB", (5000, 1)).save(tmp_path / "thin.png")
-    found = small(trained, tmp_path)
-    assert [name for name, picture in found.items() if picture] in (["good.jpg"], ["good.jpg", "thin.png"])
-
-
-def test_a_thumbnail_of_the_cache_comes_before_the_photo(trained, monkeypatch):
-    rows = trained.test.mistakes[:2]
-    monkeypatch.setattr(thumbnails, "find", lambda cache, asked: [b"thumbnail of %d" % asked[0], None])
-    first, second = pictures.small(trained.cache, rows)
-    assert first == b"thumbnail of %d" % rows[0]
-    assert second.startswith(b"\xff\xd8\xff")
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ b.less { color: rgba(var(--bad), .45); } b.more { color: rgba(var(--good), .3); 
 .wide { overflow-x: auto; max-width: 100%; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; font-weight: normal; border-bottom: 1px solid var(--line);
   overflow-wrap: normal; white-space: nowrap; }
-th.name, td.name { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: min(9rem, 35vw);
+th.name, td.name { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: min(9rem, 28vw);
   max-width: 24rem; }
 th.up { vertical-align: bottom; padding: .3rem; text-align: center; } th.up span { display: inline-block;
   writing-mode: vertical-rl; transform: rotate(180deg); max-height: 10rem; overflow: hidden; text-overflow: ellipsis; }

@@ -4,8 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
-from html.parser import HTMLParser
 
 import h5py
 import numpy as np
@@ -14,9 +12,8 @@ import tensorflow as tf
 
 from cache import command, store
 from cache.errors import CacheError, UserError
-from cache.strings import Strings
 from tests import small_cache
-from train import evaluate, head, report, run, solvers, split, stream
+from train import evaluate, head, run, solvers, split, stream
 from train.__main__ import main
 from train.stream import Images
 
@@ -206,6 +203,39 @@ def test_evaluation_agrees_with_numpy(opened, monkeypatch, block_bytes):
     np.testing.assert_allclose(found.probabilities, probabilities[wrong].max(axis=1), rtol=1e-4)
 
 
+def test_the_calibration_is_that_of_a_slow_reference(opened, monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 1000)  # several blocks: their bins add up
+    weights = np.random.default_rng(7).normal(size=(small_cache.DIMENSION, 3)).astype(np.float32) * 4
+    images = Images(opened, np.arange(len(opened)))
+    x, label_ids = vectors_of(images)
+    some_head = head.Head(weights, -(x.mean(axis=0) @ weights).astype(np.float32))
+    probabilities = softmax(x @ some_head.weights + some_head.biases)
+    right, top = probabilities.argmax(axis=1) == label_ids, probabilities.max(axis=1)
+    found = evaluate.evaluate(some_head, images).calibration
+    error = 0.0
+    for b in range(15):
+        inside = (top > b / 15) & (top <= (b + 1) / 15)
+        assert found.counts[b] == inside.sum()
+        assert found.hits[b] == right[inside].sum()
+        if not inside.any():
+            assert np.isnan(found.accuracy[b])
+            assert np.isnan(found.confidence[b])
+            continue
+        assert found.accuracy[b] == pytest.approx(right[inside].mean())
+        assert found.confidence[b] == pytest.approx(top[inside].mean(), rel=1e-4)
+        error += inside.mean() * abs(right[inside].mean() - top[inside].mean())
+    assert np.count_nonzero(found.counts) > 5, "a test of bins needs several"
+    assert found.error == pytest.approx(error, rel=1e-3)
+    assert found.excess == pytest.approx(top.mean() - right.mean(), abs=1e-4)
+
+
+def test_a_sure_head_falls_into_the_last_bin(opened):
+    sure = head.Head(np.zeros((16, 3), np.float32), np.float32([200, 0, 0]))  # its probability rounds to 1
+    found = evaluate.evaluate(sure, Images(opened, np.arange(60))).calibration  # 50 images of the first class
+    assert (found.counts[14], found.hits[14], found.counts[:14].sum()) == (60, 50, 0)
+    assert found.error == found.excess == pytest.approx(1 / 6)
+
+
 def test_a_class_without_images_has_no_recall(opened):
     found = evaluate.evaluate(
         head.Head(np.zeros((16, 3), np.float32), np.float32([1, 0, 0])), Images(opened, np.arange(10))
@@ -301,124 +331,6 @@ def test_misclassified_images_are_printed(tmp_path, capsys):
     mistakes = list(zip(result.test.mistakes, result.test.predicted, strict=True))
     assert mistakes, "a test of mistakes needs some"
     assert lines == [f"{result.cache.paths[row]}  {small_cache.LABELS[label]}" for row, label in mistakes]
-
-
-# --- TensorBoard ----------------------------------------------------------------------------------------------
-
-
-def events_in(folder):
-    """(tag, step, value) of each summary in the one event file of `folder`."""
-    (path,) = folder.glob("events.out.tfevents.*")
-    events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
-    return [(v.tag, event.step, tf.make_ndarray(v.tensor), v.metadata) for event in events for v in event.summary.value]
-
-
-def test_summaries_hold_the_learning_curves(trained):
-    steps = [*range(10, 201, 10), 205]
-    for name in ("train", "validation"):
-        events = events_in(trained.settings.logs_dir / name)
-        for tag in ("accuracy", "cross_entropy"):
-            found = [(step, float(value)) for t, step, value, _ in events if t == tag]
-            expected = [getattr(point, f"{name}_{tag}") for point in trained.curve]
-            assert [step for step, _ in found] == steps
-            np.testing.assert_allclose([value for _, value in found], expected, rtol=1e-6)
-        assert {m.plugin_data.plugin_name for t, *_, m in events if t == "accuracy"} == {"scalars"}
-    histograms = [(t, step, v, m) for t, step, v, m in events_in(trained.settings.logs_dir / "train") if v.ndim]
-    assert {tag for tag, *_ in histograms} == {"weights", "biases"}
-    assert len(histograms) == 2 * 20
-    tag, step, buckets, metadata = histograms[-2]
-    assert (tag, step, metadata.plugin_data.plugin_name) == ("weights", 205, "histograms")
-    assert buckets[:, 2].sum() == trained.head.weights.size
-    assert buckets[0, 0] == trained.head.weights.min()
-    assert buckets[-1, 1] == trained.head.weights.max()
-
-
-def test_a_new_run_does_not_mix_its_curve_with_the_last_ones(cache_dir, tmp_path):
-    settings = quick(cache_dir, tmp_path, summaries_dir=tmp_path / "curves", how_many_training_steps=20)
-    run.fit(settings)
-    (tmp_path / "curves" / "train" / "notes.txt").write_text("mine")
-    run.fit(settings)
-    assert [step for tag, step, *_ in events_in(tmp_path / "curves" / "train") if tag == "accuracy"] == [
-        10,
-        20,
-    ]
-    assert (tmp_path / "curves" / "train" / "notes.txt").read_text() == "mine"
-
-
-# --- the report -----------------------------------------------------------------------------------------------
-
-
-class Page(HTMLParser):
-    """Checks that tags close in order, and collects the text and the tags."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta",):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += [data.strip()] if data.strip() else []
-
-
-def test_the_report_has_the_numbers(trained):
-    page = Page((trained.settings.output_dir / "report.html").read_text())
-    assert f"Final test accuracy {trained.test.accuracy:.1%}" in page.text
-    for label in small_cache.LABELS:
-        assert page.text.count(label) >= 3  # a row and a column of the matrix, a row of the classes
-    for count in trained.test.confusion.ravel():
-        assert not count or f"{count}" in page.text
-    for row in trained.test.mistakes:
-        assert trained.cache.paths[row] in page.text
-    lines = [attributes["points"].split() for tag, attributes in page.tags if tag == "polyline"]
-    assert [len(line) for line in lines] == [len(trained.curve)] * 4
-    assert "0.1" in page.text[page.text.index("learning_rate") + 1]
-
-
-def test_the_report_needs_nothing_from_elsewhere_and_escapes(trained):
-    nasty = "<script>alert('&')</script>"
-    index = trained.cache.index
-    paths = Strings.of([f"{nasty}/{i}" for i in range(len(index.paths))])
-    index = replace(index, labels=[nasty, *index.labels[1:]], paths=paths)
-    sure = {
-        "mistakes": np.array([0]),
-        "predicted": np.array([1], np.int32),
-        "probabilities": np.float32([0.75]),
-    }
-    result = replace(trained, cache=replace(trained.cache, index=index), test=replace(trained.test, **sure))
-    page = Page(report.html(result))
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe"}
-    assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
-    assert f"{nasty}/0" in page.text  # the image of the mistake, whole and as text
-    assert "75.0%" in page.text
-
-
-def test_the_report_of_many_classes_lists_the_commonest_confusions(trained):
-    labels = [f"class {i:02}" for i in range(40)]
-    confusion = np.eye(40, dtype=np.int64) * 50
-    confusion[7, 31], confusion[12, 3] = 11, 23
-    none = {
-        "mistakes": np.zeros(0, np.int64),
-        "predicted": np.zeros(0, np.int32),
-        "probabilities": np.zeros(0, "f4"),
-    }
-    test = evaluate.Evaluation(int(confusion.sum()), 0.1, confusion, **none)
-    cache = replace(trained.cache, index=replace(trained.cache.index, labels=labels))
-    text = Page(report.html(replace(trained, cache=cache, test=test))).text
-    start = text.index("taken for")
-    assert text[start + 2 : start + 8] == ["class 12", "class 03", "23", "class 07", "class 31", "11"]
 
 
 # --- errors ---------------------------------------------------------------------------------------------------

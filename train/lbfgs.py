@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -44,17 +44,17 @@ def lbfgs(problem: Problem, state: State | None) -> Iterator[Progress]:
     path = PATH if len(problem.validation) else (UNCHOSEN,)
     if problem.settings.l2 is not None:
         path = (problem.settings.l2,)
-    while len(state["trials"]) < len(path) and not _is_enough(state["trials"]):
-        for progress in _one_strength(problem, objective, validation, path[len(state["trials"])], state):
+    while not _is_enough(state["trials"], path):
+        for progress in _one_strength(problem, objective, validation, path, state):
             yield progress
         state = progress.state
 
 
 def _one_strength(
-    problem: Problem, objective: _Objective, validation: Passes, l2: float, state: State
+    problem: Problem, objective: _Objective, validation: Passes, path: Sequence[float], state: State
 ) -> Iterator[Progress]:
-    """The iterations of one fit; only the last one's state and grid have the strength in them."""
-    step = int(state["step"])
+    """The iterations of the next fit; only the last one's state and grid have the strength in them."""
+    step, l2 = int(state["step"]), path[len(state["trials"])]
     for iterate in objective.minimise(state["last"], l2):
         reached = objective.head(iterate.flat)
         scored = score(reached, next(validation), problem.device)
@@ -68,7 +68,8 @@ def _one_strength(
                 now["best"] = iterate.flat
         best = reached if not len(now["trials"]) else objective.head(now["best"])
         grid = _grid(now["trials"], "balanced" if problem.settings.balanced else "none")
-        yield Progress(step, None, iterate.accuracy, iterate.cross_entropy, scored, best, grid, now)
+        steps = step if _is_enough(now["trials"], path) else None
+        yield Progress(step, steps, iterate.accuracy, iterate.cross_entropy, scored, best, grid, now)
 
 
 def _chosen(trials: np.ndarray) -> int:
@@ -76,8 +77,8 @@ def _chosen(trials: np.ndarray) -> int:
     return 0 if np.isnan(trials[:, 2]).all() else int(np.nanargmin(trials[:, 2]))
 
 
-def _is_enough(trials: np.ndarray) -> bool:
-    return len(trials) > 0 and len(trials) - 1 - _chosen(trials) >= PATIENCE
+def _is_enough(trials: np.ndarray, path: Sequence[float]) -> bool:
+    return len(trials) == len(path) or (len(trials) > 0 and len(trials) - 1 - _chosen(trials) >= PATIENCE)
 
 
 def _grid(trials: np.ndarray, class_weights: str) -> list[Trial]:

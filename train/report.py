@@ -2,90 +2,65 @@
 
 from __future__ import annotations
 
-import html as markup
+import base64
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
-from string import Template
 from typing import TYPE_CHECKING, Any
+
+from train import charts
+from train.charts import Axis, Line
+from train.markup import cell, escape, facts, legend, matrix, note, page, percent, printable, section, table
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from train.evaluate import Evaluation
-    from train.run import Point, Result
+    from train.evaluate import Calibration, Evaluation
+    from train.run import Result
+    from train.trial import Trial
 
-WORST = 25  # mistakes that the report lists, of the classifier's surest
+WORST = 25  # mistakes that the report shows, of the classifier's surest
 MATRIX = 30  # classes above which the confusion matrix is a list of the commonest confusions
 POINTS = 400  # of a curve: more would not show
+FAINT = 0.1  # of accuracy below the best of the grid: where its colour has faded
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>
-:root { --text: #1c2430; --soft: #667085; --line: #d9dee7; --page: #fff; --train: #d9730d; --validation: #2563c9;
-  --good: 37, 99, 201; --bad: 201, 60, 37; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e9ef; --soft: #98a2b3; --line: #343b47; --page: #14181f;
-  --train: #f0a050; --validation: #74a5f5; --good: 116, 165, 245; --bad: 245, 130, 110; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 60rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p.soft, figcaption, th { color: var(--soft); } .wide { overflow-x: auto; }
-figure { margin: 0; flex: 1 1 26rem; } .curves { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-svg { width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 11px; }
-svg .grid { stroke: var(--line); } svg polyline { fill: none; stroke-width: 1.5; stroke-linejoin: round; }
-svg .train { stroke: var(--train); } svg .validation { stroke: var(--validation); }
-b.train { color: var(--train); } b.validation { color: var(--validation); }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; font-weight: normal; border-bottom: 1px solid var(--line); }
-th.name, td.name { text-align: left; } td.name { overflow-wrap: anywhere; }
-</style>
-</head>
-<body>
-<h1>$headline</h1>
-<p class="soft">$summary</p>
-$sections
-</body>
-</html>
-""")
+WEIGHTINGS = {"balanced": "all classes count alike", "none": "all images count alike"}
 
 
 def html(result: Result) -> str:
     """The report as one HTML page, with its pictures and style inside."""
     test, labels = result.test, result.cache.labels
-    sections = [_section("Learning curves", _curves(result.curve))]
+    sections = [facts(_facts(result)), section("Learning curves", _curves(result))]
+    if result.grid:
+        sections.append(section("What was tried", _grid(result.grid)))
     if test is not None:
         sections += [
-            _section("Confusion on the test images", _confusion(test.confusion, labels)),
-            _section("Classes", _classes(test, labels)),
-            _section("The surest mistakes", _mistakes(test, result)),
+            section("Confusion on the test images", _confusion(test.confusion, labels)),
+            section("Classes", _classes(test, labels)),
+            section("Can the probabilities be believed?", _calibration(test.calibration)),
+            section("The surest mistakes", _mistakes(test, result)),
         ]
-    sections.append(_section("Settings", _settings(result)))
-    headline = f"Final test accuracy {test.accuracy:.1%}" if test else "No test images"
+    sections.append(section("Settings", _settings(result)))
     train, validation, testing = (f"{count:,}" for count in result.counts)
     summary = (
         f"{len(labels)} classes, {train} images to train on, {validation} to validate and {testing} to test "
-        f"with, on bottlenecks of {result.cache.module.module}. {result.settings.how_many_training_steps:,} "
-        f"steps in {result.seconds:.1f} s."
+        f"with, on bottlenecks of {result.cache.module.module}. {_effort(result)} in {result.seconds:.1f} s."
     )
-    return _PAGE.substitute(
-        title=_escape(headline),
-        headline=_escape(headline),
-        summary=_escape(summary),
-        sections="\n".join(sections),
-    )
+    title = f"Final test accuracy {test.accuracy:.1%}" if test else "No test images"
+    return page(title, summary, "\n".join(sections))
 
 
 def metrics(result: Result) -> str:
-    """What the run found, as JSON; accuracies are shares from 0 to 1, cross entropies in nats."""
+    """What the run found, as JSON; accuracies and the like are shares from 0 to 1, cross entropies in nats.
+
+    null stands for a number that there is none of: the recall of a class without images, the loss of a head that
+    diverged.
+    """
     module = result.cache.module
     train, validation, test = result.counts
     content = {
+        "solver": result.settings.solver,
         "test": _evaluation(result.test),
         "validation": _evaluation(result.validation),
         "labels": [printable(label) for label in result.cache.labels],
@@ -93,80 +68,196 @@ def metrics(result: Result) -> str:
         "module": {"module": module.module, "fingerprint": module.fingerprint, "dimension": module.dimension},
         "settings": {name: _plain(value) for name, value in asdict(result.settings).items()},
         "seconds": round(result.seconds, 3),
+        "grid": [asdict(trial) for trial in result.grid],
         "curve": [asdict(point) for point in result.curve],
     }
-    return json.dumps(content, indent=1) + "\n"
-
-
-def printable(path: str) -> str:
-    """A path or label as text of one line: bytes that are not UTF-8 become replacement characters, control
-    characters their escapes."""
-    text = os.fsencode(path).decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
 
 
 def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
     if evaluation is None:
         return None
+    calibration = evaluation.calibration
     return {
         "accuracy": evaluation.accuracy,
         "cross_entropy": evaluation.cross_entropy,
         "count": evaluation.count,
+        "precision": evaluation.precision.tolist(),
+        "recall": evaluation.recall.tolist(),
         "confusion": evaluation.confusion.tolist(),
+        "calibration": {
+            "ece": calibration.error,
+            "count": calibration.counts.tolist(),
+            "accuracy": calibration.accuracy.tolist(),
+            "confidence": calibration.confidence.tolist(),
+        },
     }
 
 
-def _curves(curve: Sequence[Point]) -> str:
-    points = curve[:: max(1, len(curve) // POINTS)]
-    accuracy = _plot(
+def _finite(content: Any) -> Any:
+    """The same, with null for the numbers that JSON has no word for."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _facts(result: Result) -> list[tuple[str, str]]:
+    found = []
+    if result.test is not None:
+        found += [
+            ("test images", f"{result.test.count:,}"),
+            ("test cross entropy", f"{result.test.cross_entropy:.3f}"),
+            ("calibration error", f"{result.test.calibration.error:.1%}"),
+        ]
+    if result.validation is not None:
+        found.append(("validation accuracy", f"{result.validation.accuracy:.1%}"))
+    return found
+
+
+def _effort(result: Result) -> str:
+    """What the solver did."""
+    done, many = f"{result.curve[-1].step:,}" if result.curve else "0", len(result.grid)
+    if result.settings.solver == "lbfgs":
+        return f"{done} iterations of L-BFGS" + (f" along {many} strengths of L2" if many > 1 else "")
+    if result.settings.solver == "sweep":
+        return f"A sweep of {many} heads, {done} steps each,"
+    return f"{done} steps"
+
+
+def _curves(result: Result) -> str:
+    curve, lbfgs = result.curve, result.settings.solver == "lbfgs"
+    if not curve:
+        return note("There is no point of them.")
+    # From the last one backwards: the curve ends where the training ended.
+    points = curve[:: -max(1, math.ceil(len(curve) / POINTS))][::-1]
+    steps = points[-1].step
+    x = Axis(0, steps, [(0, "0"), (steps, f"{'iteration' if lbfgs else 'step'} {steps:,}")])
+    losses = [loss for p in points for loss in (p.train_cross_entropy, p.validation_cross_entropy or 0.0)]
+    highest = max(filter(math.isfinite, losses), default=0.0) or 1.0
+    accuracy = charts.lines(
         "Accuracy",
-        [(p.step, p.train_accuracy) for p in points],
-        [(p.step, p.validation_accuracy) for p in points if p.validation_accuracy is not None],
-        top=1.0,
-        tick="{:.0%}".format,
+        x,
+        charts.even(0, 1, "{:.0%}".format),
+        [
+            Line("first", [(p.step, p.train_accuracy) for p in points]),
+            Line("second", [(p.step, p.validation_accuracy) for p in points if p.validation_accuracy is not None]),
+        ],
     )
-    highest = max(max(p.train_cross_entropy, p.validation_cross_entropy or 0.0) for p in points)
-    cross_entropy = _plot(
+    cross_entropy = charts.lines(
         "Cross entropy",
-        [(p.step, p.train_cross_entropy) for p in points],
-        [(p.step, p.validation_cross_entropy) for p in points if p.validation_cross_entropy is not None],
-        top=highest or 1.0,
-        tick="{:.2f}".format,
+        x,
+        charts.around(0, highest, "{:.3g}".format),
+        [
+            Line("first", [(p.step, p.train_cross_entropy) for p in points]),
+            Line(
+                "second",
+                [(p.step, p.validation_cross_entropy) for p in points if p.validation_cross_entropy is not None],
+            ),
+        ],
     )
-    return (
-        f'<div class="curves">{accuracy}{cross_entropy}</div>\n<p class="soft"><b class="train">&#9632;</b> training '
-        'batch <b class="validation">&#9632;</b> validation images</p>'
-    )
+    told = [("first", f"training {'images' if lbfgs else 'batch'}"), ("second", "validation images")]
+    validated = any(p.validation_accuracy is not None for p in points)
+    return f'<div class="charts">{accuracy}{cross_entropy}</div>\n' + legend(told if validated else told[:1])
 
 
-def _plot(
-    title: str,
-    train: Sequence[tuple[int, float]],
-    validation: Sequence[tuple[int, float]],
-    top: float,
-    tick: Callable[[float], str],
-) -> str:
-    """A line plot as SVG: steps to the right, values from 0 to `top` upwards."""
-    left, upper, width, height = 42, 8, 390, 190
-    steps = train[-1][0]
+def _grid(grid: Sequence[Trial]) -> str:
+    told = "The accuracy on the validation images of each head that was fitted; the framed one was chosen."
+    if all(trial.validation_accuracy is None for trial in grid):
+        told = "There were no validation images to choose by."
+    over_rates = any(trial.learning_rate is not None for trial in grid)
+    return note(told) + (_heat_maps(grid) if over_rates else _strengths(grid))
 
-    def line(name: str, points: Sequence[tuple[int, float]]) -> str:
-        places = " ".join(f"{left + x / steps * width:.1f},{upper + (1 - y / top) * height:.1f}" for x, y in points)
-        return f'<polyline class="{name}" points="{places}"/>'
 
-    grid = ""
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        y = upper + (1 - share) * height
-        grid += f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y}" y2="{y}"/>'
-        grid += f'<text x="{left - 5}" y="{y + 4}" text-anchor="end">{tick(share * top)}</text>'
-    below = upper + height + 16
-    grid += f'<text x="{left}" y="{below}">0</text>'
-    grid += f'<text x="{left + width}" y="{below}" text-anchor="end">step {steps:,}</text>'
-    return (
-        f'<figure><figcaption>{title}</figcaption><svg viewBox="0 0 {left + width + 6} {below + 6}" role="img" '
-        f'aria-label="{title} over the steps">{grid}{line("train", train)}{line("validation", validation)}'
-        "</svg></figure>"
-    )
+def _heat_maps(grid: Sequence[Trial]) -> str:
+    """For each weighting a table of accuracies: L2 strengths downwards, learning rates to the right."""
+    known = _known(grid)
+    best, worst = max(known, default=0.0), min(known, default=0.0)
+    span = min(FAINT, best - worst) or FAINT
+    rates = sorted({t.learning_rate for t in grid if t.learning_rate is not None})
+    drawn = ""
+    for weighting in _weightings(grid):
+        tried = {(t.l2, t.learning_rate): t for t in grid if t.class_weights == weighting}
+        rows = []
+        for l2 in sorted({t.l2 for t in grid}):
+            cells = []
+            for rate in rates:
+                trial = tried.get((l2, rate))
+                accuracy = trial.validation_accuracy if trial else None
+                share = 0.0 if accuracy is None else max(0.0, 1 - (best - accuracy) / span)
+                cells.append(cell(_accuracy(trial), share, chosen=bool(trial and trial.chosen), tip=_loss(trial)))
+            rows.append((f"L2 {l2:g}", cells))
+        drawn += f"<h3>{escape(_weighting(weighting))}</h3>"
+        drawn += matrix("learning rate", [f"{rate:g}" for rate in rates], rows, upright=False)
+    return drawn
+
+
+def _strengths(grid: Sequence[Trial]) -> str:
+    """The validation accuracy over the L2 strengths, evenly spaced whatever they are, and the numbers."""
+    strengths, weightings = sorted({trial.l2 for trial in grid}), _weightings(grid)
+    several, known = len(weightings) > 1, _known(grid)
+    colours = dict(zip(weightings, ("second", "first"), strict=False))
+
+    def point(trial: Trial) -> tuple[float, float]:
+        return strengths.index(trial.l2), trial.validation_accuracy or 0.0
+
+    drawn = ""
+    if known:
+        apart = math.ceil(len(strengths) / 7)  # texts of ticks that touch cannot be read
+        drawn = charts.lines(
+            "Validation accuracy over the strength of L2",
+            Axis(0, len(strengths) - 1, [(i, f"{strengths[i]:g}") for i in range(0, len(strengths), apart)]),
+            charts.around(min(known), max(known), lambda share: f"{100 * share:.4g}%"),
+            [Line(colour, [point(t) for t in _by_strength(grid, name)]) for name, colour in colours.items()],
+            next((point(t) for t in grid if t.chosen), None),
+        )
+    rows = [
+        (
+            f"L2 {t.l2:g}" + f", {_weighting(t.class_weights)}" * several,
+            [cell(_accuracy(t), chosen=t.chosen), cell(_number(t.validation_cross_entropy))],
+        )
+        for t in sorted(grid, key=lambda t: (t.class_weights, t.l2))
+    ]
+    numbers = matrix("strength", ["validation accuracy", "cross entropy"], rows, upright=False)
+    told = legend((colour, _weighting(name)) for name, colour in colours.items()) if several else ""
+    return f'<div class="charts">{drawn}{numbers}</div>{told}'
+
+
+def _by_strength(grid: Sequence[Trial], weighting: str) -> list[Trial]:
+    known = [t for t in grid if t.class_weights == weighting and t.validation_accuracy is not None]
+    return sorted(known, key=lambda t: t.l2)
+
+
+def _known(grid: Sequence[Trial]) -> list[float]:
+    """The accuracies that there are."""
+    return [t.validation_accuracy for t in grid if t.validation_accuracy is not None]
+
+
+def _weightings(grid: Sequence[Trial]) -> list[str]:
+    return sorted({trial.class_weights for trial in grid})
+
+
+def _weighting(name: str) -> str:
+    return WEIGHTINGS.get(name, name)
+
+
+def _accuracy(trial: Trial | None) -> str:
+    if trial is None:
+        return ""
+    if trial.validation_cross_entropy is not None and not math.isfinite(trial.validation_cross_entropy):
+        return "diverged"
+    return "\N{EN DASH}" if trial.validation_accuracy is None else percent(trial.validation_accuracy)
+
+
+def _loss(trial: Trial | None) -> str:
+    return f"cross entropy {_number(trial.validation_cross_entropy)}" if trial else ""
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.4f}" if math.isfinite(value) else "diverged"
 
 
 def _confusion(confusion: np.ndarray, labels: Sequence[str]) -> str:
@@ -174,99 +265,95 @@ def _confusion(confusion: np.ndarray, labels: Sequence[str]) -> str:
         return _commonest_confusions(confusion, labels)
     rows = []
     for truth, counts in enumerate(confusion.tolist()):
-        total = sum(counts)
+        total = sum(counts) or 1
         cells = [
-            (_shade(truth == predicted, count / total if total else 0.0), f"{count:,}" if count else "")
-            for predicted, count in enumerate(counts)
+            cell(f"{count:,}" if count else "", count / total, good=truth == taken)
+            for taken, count in enumerate(counts)
         ]
-        rows.append(
-            f'<tr><th class="name">{_escape(labels[truth])}</th>'
-            + "".join(f"<td{style}>{text}</td>" for style, text in cells)
-            + "</tr>"
-        )
-    heads = "".join(f"<th>{_escape(label)}</th>" for label in labels)
-    return (
-        '<p class="soft">Each row is a true class, each column what the images were taken for.</p>'
-        f'<div class="wide"><table><tr><th></th>{heads}</tr>{"".join(rows)}</table></div>'
-    )
+        rows.append((labels[truth], cells))
+    explained = note("Each row is a true class, each column what the images were taken for.")
+    return explained + matrix("", labels, rows, upright=True)
 
 
 def _commonest_confusions(confusion: np.ndarray, labels: Sequence[str]) -> str:
     wrong = confusion.copy()
     wrong.ravel()[:: len(labels) + 1] = 0
     order = (-wrong).argsort(axis=None, kind="stable")[:MATRIX].tolist()
-    pairs = [divmod(cell, len(labels)) for cell in order]
-    return _table(
-        ["true class", "taken for", "images"],
-        [(labels[truth], labels[taken], f"{wrong[truth, taken]:,}") for truth, taken in pairs if wrong[truth, taken]],
-        names=2,
-    )
+    pairs = [divmod(place, len(labels)) for place in order]
+    rows = [(labels[truth], labels[taken], f"{wrong[truth, taken]:,}") for truth, taken in pairs if wrong[truth, taken]]
+    if not rows:
+        return "<p>None.</p>"
+    return note("The commonest ones.") + table(["true class", "taken for", "images"], rows, names=2)
 
 
 def _classes(test: Evaluation, labels: Sequence[str]) -> str:
-    counts = test.confusion.sum(axis=1).tolist()
-    columns = zip(labels, test.precision.tolist(), test.recall.tolist(), counts, strict=True)
-    return '<p class="soft">Precision: of the images given this label, the share that deserve it. Recall: of the ' + (
-        "class's images, the share that got it.</p>"
-        + _table(
-            ["class", "precision", "recall", "images"],
-            [(label, _percent(precision), _percent(recall), f"{n:,}") for label, precision, recall, n in columns],
+    """The worst class first: that is the one to do something about."""
+    counts = test.confusion.sum(axis=1)
+    columns = zip(labels, test.precision.tolist(), test.recall.tolist(), counts.tolist(), strict=True)
+    # NaN, of a class without images, compares with nothing: such classes come last.
+    ordered = sorted(columns, key=lambda row: (math.isnan(row[2]), row[2] if row[3] else 0.0))
+    rows = [
+        (
+            label,
+            [cell(percent(precision), _share(precision)), cell(percent(recall), _share(recall)), cell(f"{count:,}")],
         )
+        for label, precision, recall, count in ordered
+    ]
+    return note(
+        "Precision: of the images given this label, the share that deserve it. Recall: of the class's images, the "
+        "share that got it. The class that is recognised worst comes first."
+    ) + matrix("class", ["precision", "recall", "images"], rows, upright=False)
+
+
+def _calibration(calibration: Calibration) -> str:
+    excess = calibration.excess
+    manner = "surer than it is right" if excess > 0 else "more modest than it need be"
+    told = (
+        f"Where they can, of the images with a probability of 80%, 80% are right, and the bars end on the dashed line. "
+        f"The expected calibration error, how far they are from it on average, is {calibration.error:.1%}. Over all "
+        f"images the classifier is {abs(excess):.1%} {manner}. The lower bars count the images."
     )
+    diagram = charts.reliability("Accuracy over the probability of the label", calibration)
+    told_colours = [("bar", "right"), ("less", "less often than claimed"), ("more", "more often than claimed")]
+    return f'{note(told)}<div class="charts">{diagram}</div>{legend(told_colours)}'
 
 
 def _mistakes(test: Evaluation, result: Result) -> str:
-    cache = result.cache
     if not len(test.mistakes):
         return "<p>None.</p>"
+    from train import pictures  # TensorFlow, which has been needed by now
+
+    cache = result.cache
     worst = (-test.probabilities).argsort(kind="stable")[:WORST]
-    rows = [
-        (
-            cache.paths[test.mistakes[i]],
-            cache.labels[cache.label_ids[test.mistakes[i]]],
-            cache.labels[test.predicted[i]],
-            _percent(float(test.probabilities[i])),
+    rows = test.mistakes[worst]
+    found = pictures.small(cache, rows)
+    cards = ""
+    for i, row, picture in zip(worst, rows, found, strict=True):
+        shown = ""
+        if any(found):
+            shown = f'<div class="picture">{_image(picture) if picture else "no picture"}</div>'
+        cards += (
+            f"<figure>{shown}<figcaption><b>{escape(cache.labels[cache.label_ids[row]])}</b><br>taken for "
+            f"<b>{escape(cache.labels[test.predicted[i]])}</b>, {percent(float(test.probabilities[i]))}<br>"
+            f"<span>{escape(cache.paths[row])}</span></figcaption></figure>"
         )
-        for i in worst
-    ]
-    return (
-        f'<p class="soft">{len(worst)} of {len(test.mistakes):,}. A sure mistake is often a wrong label.</p>'
-        + _table(["image", "label", "taken for", "probability"], rows, names=3)
-    )
+    told = f"{len(worst)} of {len(test.mistakes):,}. A sure mistake is often a wrong label."
+    return f'{note(told)}<div class="cards">{cards}</div>'
+
+
+def _image(picture: bytes) -> str:
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
 
 
 def _settings(result: Result) -> str:
     rows = [(name, str(_plain(value))) for name, value in asdict(result.settings).items() if value is not None]
     rows.append(("fingerprint", result.cache.module.fingerprint))
-    return _table(["setting", "value"], rows, names=2)
+    return table(["setting", "value"], rows, names=2)
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> str:
-    """Cells of text; the first `names` columns are words, the others numbers."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}{' class=name' * (i < names)}>{_escape(cell)}</{tag}>" for i, cell in enumerate(cells))
-
-    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{line(heads, "th")}</tr>{body}</table></div>'
-
-
-def _section(title: str, content: str) -> str:
-    return f"<h2>{_escape(title)}</h2>\n{content}"
-
-
-def _shade(right: bool, share: float) -> str:
-    """A cell's background, the stronger the more of the class's images it holds."""
-    return f' style="background: rgba(var(--{"good" if right else "bad"}), {share:.2f})"' if share else ""
-
-
-def _percent(share: float) -> str:
-    return "" if share != share else f"{share:.1%}"  # NaN, of a class that has no images, is no number to show
+def _share(value: float) -> float:
+    return 0.0 if value != value else value
 
 
 def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float)) else printable(str(value))
-
-
-def _escape(text: str) -> str:
-    return markup.escape(printable(text))

@@ -62,10 +62,10 @@ class Result:
     head: Head
     counts: tuple[int, int, int]  # images that train, validate and test
     curve: Sequence[Point]
-    grid: Sequence[Trial]  # what the head was chosen from; empty for sgd, which has no choice
     seconds: float  # that the solver took, validation included
     validation: Evaluation | None = field(repr=False)  # on the whole validation set; None: it is empty
     test: Evaluation | None = field(repr=False)  # None: the test set is empty
+    grid: Sequence[Trial] = ()  # the heads that it chose among; empty: it fitted one
 
     @property
     def how_fitted(self) -> str:
@@ -90,7 +90,8 @@ def train(settings: TrainSettings) -> Result:
     reached: list[tuple[Progress, Fitting]] = []
 
     def keep(progress: Progress, fitting: Fitting) -> None:
-        reached[:] = [(progress, fitting)]
+        if not progress.is_last:  # from there the solver has nothing to go on with
+            reached[:] = [(progress, fitting)]
 
     try:
         result = fit(settings, keep)
@@ -114,8 +115,7 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
     command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
     opened = bottlenecks.open(settings.cache_dir, settings.module)
     cache, sets = _split(opened, settings)
-    state, points = None, np.zeros((0, 5))
-    fitting = Fitting(cache, interrupted.digest(cache, sets), [])
+    state, fitting = None, Fitting(cache, interrupted.digest(cache, sets), [])
     if settings.resume:
         state, points = interrupted.load(settings.output_dir, settings, fitting.data)
         fitting.curve.extend(Point.of(point) for point in points.tolist())
@@ -125,7 +125,7 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
     command.import_tensorflow()
-    from train import devices, evaluate, solvers
+    from train import devices, evaluate, solvers, summaries
     from train.progress import Watch
     from train.stream import Images
 
@@ -150,11 +150,11 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
         progress.head,
         (int(np.count_nonzero(sets == split.TRAIN)), len(validation), len(test)),
         fitting.curve,
-        progress.grid,
         time.monotonic() - began,
         evaluate.evaluate(progress.head, validation),
         evaluate.evaluate(progress.head, _test_images(test, settings)),
     )
+    summaries.conclude(result)
     if settings.print_misclassified_test_images and result.test:
         _tell_mistakes(cache, result.test)
     return result
@@ -204,7 +204,8 @@ def _point(progress: Progress) -> Point:
 
 def _save(settings: TrainSettings, progress: Progress, fitting: Fitting) -> str:
     """Saves what was reached; says where it is and how to go on."""
-    points = [[np.nan if value is None else value for value in astuple(point)] for point in fitting.curve]
+    curve = [astuple(point) for point in fitting.curve if point.step <= progress.step]
+    points = [[np.nan if value is None else value for value in point] for point in curve]
     try:
         path = interrupted.save(settings.output_dir, settings, fitting.data, progress, points)
     except OSError as error:

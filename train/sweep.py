@@ -110,12 +110,7 @@ def _told(trials: Sequence[Trial], found: np.ndarray) -> list[Trial]:
     """The trials with their best validation accuracy and cross entropy, `found` [K, 2]; NaN where they diverged."""
     best = int(np.nanargmin(found[:, 1]))
     return [
-        replace(
-            trial,
-            validation_accuracy=None if np.isnan(cross_entropy) else accuracy,
-            validation_cross_entropy=None if np.isnan(cross_entropy) else cross_entropy,
-            chosen=number == best,
-        )
+        replace(trial, validation_accuracy=accuracy, validation_cross_entropy=cross_entropy, chosen=number == best)
         for number, (trial, (accuracy, cross_entropy)) in enumerate(zip(trials, found.tolist(), strict=True))
     ]
 

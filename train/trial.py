@@ -1,4 +1,4 @@
-"""One of the heads that a solver chooses from."""
+"""One head that a run fitted in order to choose among several."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Trial:
-    """What a head was fitted with, and how good it is on the validation images."""
+    """A head's settings, and how good it was on the validation images. Numbers are not finite where it diverged."""
 
-    l2: float
+    l2: float  # the strength of the penalty on the weights
     learning_rate: float | None  # None: lbfgs, which has none
     class_weights: str  # "balanced" or "none"
-    validation_accuracy: float | None  # None: no validation image, or the head diverged
-    validation_cross_entropy: float | None
+    validation_accuracy: float | None  # None: no image fell into the validation set
+    validation_cross_entropy: float | None  # mean, in nats
     chosen: bool

@@ -1,0 +1,170 @@
+"""What a run leaves for TensorBoard, read by TensorBoard itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+from werkzeug.test import Client
+
+from cache.strings import Strings
+from tests import small_cache
+from train import run, summaries
+
+
+def quick(cache_dir, output_dir, **settings):
+    """Settings of a run that takes a moment."""
+    values = {"how_many_training_steps": 205, "learning_rate": 0.1, "train_batch_size": 20, **settings}
+    return run.TrainSettings(cache_dir, output_dir, **values)
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    return small_cache.make(tmp_path_factory.mktemp("small"), noise=90)
+
+
+@pytest.fixture(scope="module")
+def trained(cache_dir, tmp_path_factory):
+    return run.fit(quick(cache_dir, tmp_path_factory.mktemp("trained"), testing_percentage=30.0))
+
+
+def events_in(folder):
+    """TensorBoard's view of a folder of event files."""
+    accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    return accumulator.Reload()
+
+
+def tensors(folder, tag):
+    """(step, array) of each event of that tag."""
+    return [(event.step, tf.make_ndarray(event.tensor_proto)) for event in events_in(folder).Tensors(tag)]
+
+
+def test_the_learning_curves_are_scalars(trained):
+    steps = [*range(10, 201, 10), 205]
+    for name in ("train", "validation"):
+        folder = trained.settings.logs_dir / name
+        assert set(events_in(folder).PluginTagToContent("scalars")) == {"accuracy", "cross_entropy"}
+        for tag in ("accuracy", "cross_entropy"):
+            found = tensors(folder, tag)
+            assert [step for step, _ in found] == steps
+            expected = [getattr(point, f"{name}_{tag}") for point in trained.curve]
+            np.testing.assert_allclose([value for _, value in found], expected, rtol=1e-6)
+            assert {value.shape for _, value in found} == {()}
+
+
+def test_the_weights_are_histograms(trained):
+    folder = trained.settings.logs_dir / "train"
+    assert set(events_in(folder).PluginTagToContent("histograms")) == {"weights", "biases"}
+    for tag, array in (("weights", trained.head.weights), ("biases", trained.head.biases)):
+        found = tensors(folder, tag)
+        assert len(found) == 20
+        step, buckets = found[-1]
+        assert step == 205
+        assert buckets[:, 2].sum() == array.size
+        assert buckets[0, 0] == array.min()
+        assert buckets[-1, 1] == array.max()
+
+
+def test_an_event_file_says_its_version_first(trained):
+    (path,) = (trained.settings.logs_dir / "validation").glob("events.out.tfevents.*")
+    first = next(iter(tf.data.TFRecordDataset(str(path)))).numpy()
+    assert tf.compat.v1.Event.FromString(first).file_version == "brain.Event:2"
+
+
+def test_events_are_of_today_and_there_as_soon_as_they_are_written(tmp_path):
+    before = tf.timestamp().numpy()
+    with summaries.writer(tmp_path) as writer:
+        summaries.scalars(writer, 3, {"accuracy": 0.5})
+        (event,) = events_in(tmp_path).Tensors("accuracy")  # the writer is still open
+    assert event.step == 3
+    assert before <= event.wall_time <= tf.timestamp().numpy()
+
+
+def test_a_new_run_does_not_mix_its_curve_with_the_last_ones(cache_dir, tmp_path):
+    settings = quick(cache_dir, tmp_path, summaries_dir=tmp_path / "curves", how_many_training_steps=20)
+    run.fit(settings)
+    (tmp_path / "curves" / "train" / "notes.txt").write_text("mine")
+    run.fit(settings)
+    assert [step for step, _ in tensors(tmp_path / "curves" / "train", "accuracy")] == [10, 20]
+    assert (tmp_path / "curves" / "train" / "notes.txt").read_text() == "mine"
+    run.fit(quick(cache_dir, tmp_path, summaries_dir=tmp_path / "curves", testing_percentage=0.0))
+    assert not list((tmp_path / "curves" / "test").iterdir()), "the last run's test is still there"
+
+
+def test_the_test_has_its_numbers_and_the_confusion_as_an_image(trained):
+    folder = trained.settings.logs_dir / "test"
+    ((step, accuracy),) = tensors(folder, "accuracy")
+    assert step == 205
+    assert accuracy == pytest.approx(trained.test.accuracy)
+    events = events_in(folder)
+    assert set(events.PluginTagToContent("images")) == {"confusion"}
+    assert all(label in events.SummaryMetadata("confusion").summary_description for label in small_cache.LABELS)
+    ((_, (width, height, png)),) = tensors(folder, "confusion")
+    pixels = tf.io.decode_png(png).numpy()
+    assert pixels.shape == (int(height), int(width), 3)
+    side = pixels.shape[0] // 3
+    shares = trained.test.confusion / trained.test.confusion.sum(axis=1, keepdims=True)
+    assert 0 < np.trace(shares) < 3, "a test of the matrix needs mistakes"
+    for truth in range(3):
+        for taken in range(3):
+            cell = pixels[truth * side : (truth + 1) * side, taken * side : (taken + 1) * side].reshape(-1, 3)
+            assert (cell == cell[0]).all()
+            # The lack of a channel says how full the cell is: red where it is right, blue where it is wrong.
+            lack = (255 - int(cell[0][0 if truth == taken else 2])) / (255 - 37)
+            assert lack == pytest.approx(shares[truth, taken], abs=0.01)
+
+
+def test_the_confusion_of_many_classes_stays_a_small_image():
+    confusion = np.eye(1500, dtype=np.int64) * 9
+    confusion[1499, 0] = 9
+    pixels = summaries.matrix_image(confusion)
+    assert pixels.shape[0] == pixels.shape[1] <= 700
+    assert pixels[0, 0].tolist() == [37, 99, 201]
+    assert pixels[1, 0].tolist() == [255, 255, 255]
+    assert pixels[-1, 0, 2] < pixels[-1, 1, 2] == 255
+
+
+@pytest.mark.parametrize("sample", [7, 2000])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_the_projector_shows_bottlenecks_with_their_labels(cache_dir, tmp_path, monkeypatch, sample, depth):
+    """Whether TensorBoard is pointed at the logs or at the folder above them."""
+    monkeypatch.setattr(summaries, "SAMPLE", sample)
+    result = run.fit(quick(cache_dir, tmp_path / "out", how_many_training_steps=10))
+    logdir = result.settings.logs_dir if depth == 0 else tmp_path / "out"
+    runs = EventMultiplexer().AddRunsFromDirectory(str(logdir)).Reload()
+    context = TBContext(logdir=str(logdir), multiplexer=runs, data_provider=MultiplexerDataProvider(runs, str(logdir)))
+    routes = ProjectorPlugin(context).get_plugin_apps()
+
+    def get(route, **query):
+        answer = Client(routes[route]).get("/", query_string=query)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    (name,) = get("/runs").json
+    (embedding,) = get("/info", run=name).json["embeddings"]
+    count = min(sample, 150)
+    assert embedding["tensorShape"] == [count, small_cache.DIMENSION]
+    found = np.frombuffer(get("/tensor", run=name, name=embedding["tensorName"]).data, np.float32).reshape(count, -1)
+    header, *lines = get("/metadata", run=name, name=embedding["tensorName"]).text.splitlines()
+    assert header.split("\t") == ["label", "path"]
+    labels, paths = zip(*(line.split("\t") for line in lines), strict=True)
+    assert len(set(paths)) == count
+    known = list(result.cache.paths)
+    rows = np.array([known.index(path) for path in paths])
+    assert list(labels) == [small_cache.LABELS[i] for i in result.cache.label_ids[rows]]
+    np.testing.assert_allclose(found, result.cache.bottlenecks(rows), rtol=1e-3, atol=1e-6)
+
+
+def test_names_with_tabs_and_lines_break_no_metadata(cache_dir, tmp_path):
+    result = run.fit(quick(cache_dir, tmp_path, how_many_training_steps=10))
+    paths = Strings.of([f"a\tb\nc\udcff{i}" for i in range(len(result.cache))])
+    index = replace(result.cache.index, paths=paths)
+    summaries.conclude(replace(result, cache=replace(result.cache, index=index)))
+    lines = (tmp_path / "logs" / "train" / "metadata.tsv").read_text().splitlines()
+    assert len(lines) == 1 + len(paths)
+    assert lines[1] == f"{small_cache.LABELS[0]}\ta\\tb\\nc\N{REPLACEMENT CHARACTER}0"

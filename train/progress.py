@@ -24,7 +24,7 @@ class Watch:
     def __init__(self, logs_dir: Path, solver: str):
         self._train, self._validation = (summaries.writer(logs_dir / name) for name in ("train", "validation"))
         self._bar = tqdm(unit=" iterations" if solver == "lbfgs" else " steps", disable=not sys.stderr.isatty())
-        self._lines, self._histograms = _Rhythm(LINES), _Rhythm(HISTOGRAMS)
+        self._lines, self._histograms = (_Rhythm(times, solver == "lbfgs") for times in (LINES, HISTOGRAMS))
 
     def __enter__(self) -> Watch:
         return self
@@ -49,7 +49,8 @@ class Watch:
             self._bar.update(point.step - self._bar.n)
         elif self._lines.due(progress):
             count = progress.validation.count if progress.validation else 0
-            strength = f", L2 {progress.grid[-1].l2:.2g}" if progress.grid and progress.steps is None else ""
+            last = progress.grid[-1] if progress.grid else None
+            strength = f", L2 {last.l2:.2g}" if last and last.learning_rate is None else ""
             print(
                 f"Step {point.step}{strength}: Train accuracy = {train}, "
                 f"Cross entropy = {point.train_cross_entropy:.6f}, Validation accuracy = {validation} (N={count})",
@@ -58,14 +59,14 @@ class Watch:
 
 
 class _Rhythm:
-    """Is due about `times` times within all steps, the last one included; where nobody knows how many these are, each
-    time that one more of what is tried is done."""
+    """Is due about `times` times within all steps, the last one included; where `is_open`, since nobody knows how many
+    these are, each time that one more of what is tried is done."""
 
-    def __init__(self, times: int):
-        self._times, self._done = times, 0
+    def __init__(self, times: int, is_open: bool):
+        self._times, self._open, self._done = times, is_open, 0
 
     def due(self, progress: Progress) -> bool:
-        done = progress.step * self._times // progress.steps if progress.steps else len(progress.grid)
+        done = len(progress.grid) if self._open else progress.step * self._times // (progress.steps or 1)
         due = done > self._done
         self._done = done
         return due

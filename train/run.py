@@ -140,6 +140,8 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
     with Watch(settings.logs_dir, settings.solver) as watch:
         for progress in solvers.solve(problem, state):
             if settings.solver != "sgd" or progress.step % settings.eval_step_interval == 0 or progress.is_last:
+                if fitting.curve and fitting.curve[-1].step == progress.step:
+                    fitting.curve.pop()
                 fitting.curve.append(_point(progress))
                 watch.show(fitting.curve[-1], progress)
             if each:
@@ -153,6 +155,7 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
         time.monotonic() - began,
         evaluate.evaluate(progress.head, validation),
         evaluate.evaluate(progress.head, _test_images(test, settings)),
+        progress.grid,
     )
     summaries.conclude(result)
     if settings.print_misclassified_test_images and result.test:

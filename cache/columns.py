@@ -217,6 +217,15 @@ def damage(path: Path, reason: str) -> CacheError:
     return CacheError(f"{path} is damaged ({reason}); {REPAIR}")
 
 
+def check_rows(path: Path, table: Table) -> None:
+    """Raises CacheError where rows of a `table` of the file `path` differ from their checksums.
+
+    Whoever writes them anew asks first: with new checksums, damage would pass for what was meant.
+    """
+    if len(table.damaged()):
+        raise damage(path, "rows differ from their checksums")
+
+
 def check_regular(path: Path) -> None:
     """Raises CacheError for what is no file of the cache's own: a link may lead anywhere, and a pipe never ends.
 

@@ -51,7 +51,7 @@ def extract(settings: Settings) -> Result:
             rejected, work = _plan(images, directory, settings)
         store.sweep(directory)
         build_engine = partial(engines.build, engine_name, network, names, batch_size=settings.batch_size)
-        filled = fill.fill(settings, names, build_engine, made_by, directory, images, work.missing)
+        filled = fill.fill(settings, names, build_engine, made_by, directory, images, work.missing, work.shards)
         computed = filled.computed
         rejected |= filled.rejected
     # From finding the shards to naming them in the index, none may be replaced.

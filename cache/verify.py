@@ -208,7 +208,7 @@ def _opened(path: Path) -> Iterator[tuple[Shard | None, str]]:
             raise
         except CacheError as error:
             reason = str(error)
-            with contextlib.suppress(CacheError, ValueError):
+            with contextlib.suppress(CacheError, ValueError, FileNotFoundError):
                 opened = replace(_read(stack.enter_context(_filled_up(path))), path=path)
         yield opened, reason
 
@@ -223,7 +223,8 @@ def _read(path: Path) -> Shard:
 def _filled_up(path: Path) -> Iterator[Path]:
     """A copy of a file that was cut off, as long as it says that it was. Raises ValueError for one that was not.
 
-    Raises UserError where it cannot be copied: that nobody can look at its rows does not make them bad.
+    Raises FileNotFoundError for one that is gone, and UserError where it cannot be copied: that nobody can look at its
+    rows does not make them bad.
     """
     columns.check_regular(path)
     with contextlib.ExitStack() as stack:
@@ -239,6 +240,8 @@ def _filled_up(path: Path) -> Iterator[Path]:
             shutil.copyfileobj(file, copy)
             copy.truncate(length)
             copy.flush()
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise UserError(
                 f"{path} was cut off, and cannot be copied to see what is left of it: {error.strerror or error}; "

@@ -329,8 +329,9 @@ def _attributes(of: h5py.h5g.GroupID | h5d.DatasetID) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         attribute = h5a.open(of, name)
-        if attribute.shape == () and attribute.dtype.kind in "iufS" and attribute.dtype.itemsize <= _LONGEST:
-            value = np.empty((), attribute.dtype)
+        dtype = attribute.dtype  # h5py works it out each time that it is asked
+        if attribute.shape == () and dtype.kind in "iufS" and dtype.itemsize <= _LONGEST:
+            value = np.empty((), dtype)
             attribute.read(value)
             found[os.fsdecode(name)] = os.fsdecode(value.item()) if value.dtype.kind == "S" else value.item()
     return found

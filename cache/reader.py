@@ -247,8 +247,8 @@ def _choose(path: Path, module: str | None) -> Path:
     found = directories(path)
     if not found:
         raise CacheError(f"{path} holds no bottlenecks; run the extraction first, or give its --cache_dir")
-    names = {directory: module_of(directory).module for directory in found}
     if module is not None:
+        names = {directory: module_of(directory).module for directory in found}
         found = [d for d in found if module in (names[d], d.name)]
         if not found:
             raise CacheError(

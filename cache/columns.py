@@ -225,6 +225,15 @@ def damage(path: Path, reason: str) -> CacheError:
     return CacheError(f"{path} is damaged ({reason}); {REPAIR}")
 
 
+def check_rows(path: Path, table: Table) -> None:
+    """Raises CacheError where rows of a `table` of the file `path` differ from their checksums.
+
+    Whoever writes them anew asks first: with new checksums, damage would pass for what was meant.
+    """
+    if len(table.damaged()):
+        raise damage(path, "rows differ from their checksums")
+
+
 def check_regular(path: Path) -> None:
     """Raises CacheError for what is no file of the cache's own: a link may lead anywhere, and a pipe never ends.
 
@@ -326,8 +335,9 @@ def _attributes(of: h5py.h5g.GroupID | h5d.DatasetID) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         attribute = h5a.open(of, name)
-        if attribute.shape == () and attribute.dtype.kind in "iufS" and attribute.dtype.itemsize <= _LONGEST:
-            value = np.empty((), attribute.dtype)
+        dtype = attribute.dtype  # h5py works it out each time that it is asked
+        if attribute.shape == () and dtype.kind in "iufS" and dtype.itemsize <= _LONGEST:
+            value = np.empty((), dtype)
             attribute.read(value)
             found[os.fsdecode(name)] = os.fsdecode(value.item()) if value.dtype.kind == "S" else value.item()
     return found

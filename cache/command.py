@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import tempfile
@@ -46,6 +47,9 @@ def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = 
     """Runs a command; returns its exit status: 0, 2 after an error of the user's, 130 after Ctrl-C."""
     # TensorFlow's C++ logs its way through start-up; what a user must know, the commands say themselves.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A folder's name may be no text, or none that this terminal can show.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(arguments)
     except UserError as error:

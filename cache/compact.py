@@ -43,12 +43,9 @@ def compact(directory: Path) -> Result:
         old = _to_rewrite(cache)
         if not old:
             return Result(len(cache.shards), len(cache.shards), 0, 0)
-        # Rewritten rows get new checksums: damage must not be taken for what was meant.
-        if len(cache.table.damaged()):
-            raise columns.damage(directory / INDEX, "rows differ from their checksums")
+        columns.check_rows(directory / INDEX, cache.table)
         for number in old:
-            if len(cache.shards[number].table.damaged()):
-                raise columns.damage(cache.shards[number].path, "rows differ from their checksums")
+            columns.check_rows(cache.shards[number].path, cache.shards[number].table)
         with store.withdrawing(directory) as new:
             index, kept = _rewritten(cache, old, new)
             store.write_index(directory, cache.module, index)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache import reader, shard, store
+from cache.errors import CacheError
 from cache.store import INDEX, REJECTED, SHARDS
 
 
 def describe(directory: Path) -> dict[str, Any]:
     """What one backbone's folder holds, as JSON has it. Raises CacheError when it is damaged."""
     module = store.module_of(directory)
-    shards = [shard.read(directory / SHARDS / name) for name in store.shard_names(directory)]
+    shards = list(_shards(directory))
     content: dict[str, Any] = {
         "directory": str(directory),
         "module": module.module,
@@ -25,19 +28,9 @@ def describe(directory: Path) -> dict[str, Any]:
         "preprocessing": module.preprocessing,
         "version": store.version_of(directory),  # of distorted images; None: the plain ones
         "dimension": module.dimension,
-        "rows": sum(map(len, shards)),
-        "bytes": sum(opened.path.stat().st_size for opened in shards),
-        "shards": [
-            {
-                "name": opened.path.name,
-                "rows": len(opened),
-                "bytes": opened.path.stat().st_size,
-                "dtype": opened.rows.bottlenecks.dtype.name,
-                "engine": opened.attributes.get("engine"),
-                "precision": opened.attributes.get("precision"),
-            }
-            for opened in shards
-        ],
+        "rows": sum(one["rows"] for one in shards),
+        "bytes": sum(one["bytes"] for one in shards),
+        "shards": shards,
         "image_dir": None,
         "images": None,
         "unused_rows": None,
@@ -46,14 +39,34 @@ def describe(directory: Path) -> dict[str, Any]:
     }
     if (directory / INDEX).exists():
         cache = reader.open(directory)
+        used = dict(zip(cache.index.shards, cache.used_rows().tolist(), strict=True))
         counts = np.bincount(cache.label_ids, minlength=len(cache.labels)).tolist()
         content |= {
             "image_dir": cache.index.image_dir,
             "images": len(cache),
-            "unused_rows": content["rows"] - int(cache.used_rows().sum()),
+            "unused_rows": sum(one["rows"] - used.get(one["name"], 0) for one in shards),
             "classes": dict(zip(cache.labels, counts, strict=True)),
         }
     return content
+
+
+def _shards(directory: Path) -> Iterator[dict[str, Any]]:
+    for name in store.shard_names(directory):
+        path = directory / SHARDS / name
+        try:
+            opened, size = shard.read(path), path.stat().st_size
+        except (CacheError, FileNotFoundError):
+            if os.path.lexists(path):
+                raise
+            continue  # a compaction has replaced it since
+        yield {
+            "name": name,
+            "rows": len(opened),
+            "bytes": size,
+            "dtype": opened.rows.bottlenecks.dtype.name,
+            "engine": opened.attributes.get("engine"),
+            "precision": opened.attributes.get("precision"),
+        }
 
 
 def lines(content: dict[str, Any]) -> list[str]:

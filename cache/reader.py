@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache import columns, shard
+from cache import columns
 from cache.columns import Table
 from cache.errors import CacheError
 from cache.shard import Shard
 from cache.store import (
     BACKBONE,
     INDEX,
-    SHARDS,
     Index,
     Module,
     check_index,
     directories,
     distorted_module,
     module_of,
+    open_shard,
     read_index_table,
     versions,
 )
@@ -193,12 +193,12 @@ def open(path: str | os.PathLike, module: str | None = None) -> Cache:
     """
     directory = _choose(Path(path), module)
     for _ in range(_TRIES):
-        before = _version(directory)
+        before = version(directory)
         try:
             return _open(directory)
         except CacheError:
             # Compacting replaces the index first and deletes old shards then: what was read may be the old index.
-            if before == _version(directory):
+            if before == version(directory):
                 raise
     return _open(directory)
 
@@ -237,7 +237,7 @@ def places(version: Cache, cache: Cache) -> np.ndarray:
     return at
 
 
-def _version(directory: Path) -> tuple[int, int] | None:
+def version(directory: Path) -> tuple[int, int] | None:
     """Tells one index from the next. A number alone would not: the file system gives a deleted file's to a new one."""
     try:
         status = os.stat(directory / INDEX)
@@ -251,10 +251,8 @@ def _open(directory: Path) -> Cache:
         raise CacheError(f"{directory / INDEX} is not there yet: the extraction has not ended; run it again to go on")
     made_by, index, table = read_index_table(directory)
     check_index(directory, index)
-    shards = [shard.check(shard.read(directory / SHARDS / name)) for name in index.shards]
+    shards = [open_shard(directory, name, made_by) for name in index.shards]
     for opened in shards:
-        if Module.of(opened.path, opened.attributes).fingerprint != made_by.fingerprint:
-            raise columns.damage(opened.path, "made by another backbone")
         if opened.rows.bottlenecks.shape[1] != made_by.dimension:
             raise columns.damage(directory / INDEX, f"its dimension is not that of {opened.path.name}")
     lengths = np.array([len(opened) for opened in shards], np.int64)
@@ -285,8 +283,8 @@ def _choose(path: Path, module: str | None) -> Path:
     found = directories(path)
     if not found:
         raise CacheError(f"{path} holds no bottlenecks; run the extraction first, or give its --cache_dir")
-    names = {directory: module_of(directory).module for directory in found}
     if module is not None:
+        names = {directory: module_of(directory).module for directory in found}
         found = [d for d in found if module in (names[d], d.name)]
         if not found:
             raise CacheError(

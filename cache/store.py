@@ -19,7 +19,8 @@ import numpy as np
 
 from cache import columns, shard
 from cache.columns import Table
-from cache.errors import UserError
+from cache.errors import CacheError, UnreadableError, UserError
+from cache.shard import Shard
 from cache.strings import Strings
 
 INDEX, SHARDS, BACKBONE, REJECTED = "index.h5", "shards", "backbone", "rejected.csv"
@@ -91,12 +92,19 @@ class Rejected:
 
 
 def directories(cache_dir: Path) -> list[Path]:
-    """The folders of backbones in a cache_dir that hold anything committed, sorted; [cache_dir] if it is one itself."""
+    """The folders of backbones in a cache_dir that hold anything committed, sorted; [cache_dir] if it is one itself.
+
+    Raises CacheError for one that is a link, which leads out of the cache.
+    """
     if _is_store(cache_dir):
         return [cache_dir]
     if not cache_dir.is_dir():
         return []
-    return sorted(entry for entry in cache_dir.iterdir() if entry.is_dir() and _is_store(entry))
+    found = sorted(entry for entry in cache_dir.iterdir() if entry.is_dir() and _is_store(entry))
+    for entry in found:
+        if entry.is_symlink():
+            raise CacheError(f"{entry} is a link; put the folder itself there, or give {entry.resolve()} alone")
+    return found
 
 
 def versions(directory: Path) -> list[Path]:
@@ -128,18 +136,33 @@ def distorted_module(plain: Module, distortion: str) -> Module:
 
 def module_of(directory: Path) -> Module:
     """The module that made the cache in `directory`, from its index or else its first shard."""
-    if (directory / INDEX).exists():
+    names = shard_names(directory)
+    if (directory / INDEX).exists() or not names:
         return read_index(directory)[0]
-    first = directory / SHARDS / next(iter(shard_names(directory)))
+    first = directory / SHARDS / names[0]
     return Module.of(first, shard.read(first).attributes)
 
 
 def shard_names(directory: Path) -> list[str]:
-    """The file names of all committed shards, in the order of their making."""
+    """The file names of all committed shards, in the order of their making.
+
+    Raises CacheError where their folder is a link: whoever repairs the cache would delete files of somewhere else.
+    """
+    folder = directory / SHARDS
+    if folder.is_symlink():
+        raise CacheError(f"{folder} is a link; put the folder itself there")
     try:
-        return sorted(filter(is_shard_name, os.listdir(directory / SHARDS)))
+        return sorted(filter(is_shard_name, os.listdir(folder)))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def open_shard(directory: Path, name: str, made_by: Module) -> Shard:
+    """The shard `name`. Raises CacheError where it is missing, damaged, or of another backbone than `made_by`."""
+    opened = shard.check(shard.read(directory / SHARDS / name))
+    if Module.of(opened.path, opened.attributes).fingerprint != made_by.fingerprint:
+        raise columns.damage(opened.path, "made by another backbone")
+    return opened
 
 
 def is_shard_name(name: str) -> bool:
@@ -223,13 +246,21 @@ def locked(directory: Path, shared: bool = False, required: bool = False) -> Ite
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(open(directory / LOCK, "ab"))
+            file = stack.enter_context(open(directory / LOCK, "r+b", buffering=0, opener=_lockable))
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         except OSError as error:
             if required:
                 remedy = "do it where the folder can be written and files can be locked"
                 raise UserError(f"cannot lock {directory}: {error.strerror}; {remedy}") from None
         yield
+
+
+def _lockable(path: str, _: int) -> int:
+    """Opens what lies there itself, not what a link leads to, and waits for nobody at a pipe's other end.
+
+    For reading and writing: NFS gives shared locks to readers alone, and the others to writers.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
 @contextlib.contextmanager
@@ -259,13 +290,16 @@ def sweep(directory: Path) -> None:
                 if path.is_dir():  # a SavedModel, which takes seconds to write
                     shutil.rmtree(path)
                     continue
-                with open(path, "rb") as file:
+                with open(path, "r+b", buffering=0, opener=_lockable) as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer has it locked
                     path.unlink()
 
 
 def read_rejected(directory: Path) -> list[Rejected]:
-    """The images that could not be read at the last extraction; empty where there is no list."""
+    """The images that could not be read at the last extraction; empty where there is no list.
+
+    Raises CacheError where the list is damaged, UnreadableError where the system does not let it be read.
+    """
     path = directory / REJECTED
     try:
         columns.check_regular(path)
@@ -276,7 +310,9 @@ def read_rejected(directory: Path) -> list[Rejected]:
         return [Rejected(row["path"], int(row["size"]), int(row["mtime"]), row["reason"]) for row in rows]
     except FileNotFoundError:
         return []
-    except (OSError, KeyError, TypeError, ValueError, csv.Error):
+    except OSError as error:
+        raise UnreadableError(f"cannot read {path}: {error.strerror}; put that right, and try again") from None
+    except (KeyError, TypeError, ValueError, csv.Error):
         raise columns.damage(path, "no table of rejected images") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 
 from cache.errors import UnreadableError
@@ -21,13 +22,17 @@ def damage(folder: Path) -> str | None:
 
     Raises UnreadableError where the system does not let the files be read.
     """
+    if folder.is_symlink():
+        return "a link, which leads out of the cache"
     try:
+        if not _is_regular(folder / NAME):
+            return f"{NAME} is a link or no regular file"
         lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
         listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
         if listed.keys() != present.keys():
             return f"{min(listed.keys() ^ present.keys())} is missing, or not listed in {NAME}"
-        wrong = [name for name, path in present.items() if path.is_symlink() or _sha256(path) != listed[name]]
+        wrong = [name for name, path in present.items() if not _is_regular(path) or _sha256(path) != listed[name]]
     except (FileNotFoundError, NotADirectoryError, UnicodeError):
         return f"{NAME} is missing or damaged"
     except OSError as error:
@@ -39,6 +44,11 @@ def _files(folder: Path) -> list[Path]:
     # A link is listed, and found wanting: it may lead out of the folder, and what it leads to may change.
     found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return sorted(path for path in found if path.relative_to(folder).as_posix() != NAME)
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether it is a file of the folder's own: reading a pipe would never end."""
+    return stat.S_ISREG(path.lstat().st_mode)
 
 
 def _sha256(path: Path) -> str:

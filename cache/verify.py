@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from cache import columns, shard, store, sums
+from cache import columns, reader, shard, store, sums
+from cache.columns import Table
 from cache.errors import CacheError, UnreadableError, UserError
 from cache.reader import Cache, points_inside
 from cache.shard import Shard
-from cache.store import BACKBONE, INDEX, REJECTED, SHARDS, Module
+from cache.store import BACKBONE, INDEX, REJECTED, SHARDS, Index, Module
 from cache.strings import Strings
 from cache.writer import COMMIT_BYTES
 
@@ -50,7 +52,9 @@ def find(directory: Path) -> list[Damage]:
         try:
             with _opened(path) as (opened, reason):
                 if opened is None:
-                    found.append(Damage(path, reason))
+                    # A compaction deletes shards that no index names any more. Where one does, it points nowhere.
+                    if os.path.lexists(path):
+                        found.append(Damage(path, reason))
                     continue
                 lengths[name], made_by[name] = len(opened), Module.of(path, opened.attributes)
                 bad = opened.table.damaged()
@@ -62,8 +66,7 @@ def find(directory: Path) -> list[Damage]:
                     found.append(Damage(path, reason, bad))  # cut off where no row lies
         except UserError as error:
             found.append(Damage(path, str(error), may_be_sound=True))
-    found += _of_index(directory, lengths)
-    found += _of_other_backbones(directory, made_by, {damage.path for damage in found})
+    found += _of_index(directory, lengths, made_by)
     try:
         if (directory / BACKBONE).exists() and (differs := sums.damage(directory / BACKBONE)):
             found.append(Damage(directory / BACKBONE, differs))
@@ -72,7 +75,7 @@ def find(directory: Path) -> list[Damage]:
     try:
         store.read_rejected(directory)
     except CacheError as error:
-        found.append(Damage(directory / REJECTED, str(error)))
+        found.append(Damage(directory / REJECTED, str(error), may_be_sound=isinstance(error, UnreadableError)))
     return found
 
 
@@ -111,8 +114,7 @@ def repair(directory: Path) -> list[Damage]:
 
 def check(cache: Cache) -> None:
     """Raises CacheError unless every row that `cache` uses, and its backbone, agree with their checksums."""
-    if len(cache.table.damaged()):
-        raise columns.damage(cache.directory / INDEX, "rows differ from their checksums")
+    columns.check_rows(cache.directory / INDEX, cache.table)
     shard_ids, shard_rows = cache.index.shard_ids, cache.index.shard_rows
     numbers = np.flatnonzero(np.bincount(shard_ids, minlength=len(cache.shards))).tolist()
     for number in tqdm(numbers, desc="check", unit=" shards", leave=False, delay=1):
@@ -125,26 +127,54 @@ def check(cache: Cache) -> None:
         raise columns.damage(cache.backbone_dir, reason)
 
 
-def _of_index(directory: Path, lengths: dict[str, int]) -> Iterator[Damage]:
+def _of_index(directory: Path, lengths: Mapping[str, int], made_by: Mapping[str, Module]) -> list[Damage]:
+    """What is wrong with the index, and the shards that another backbone made than it says.
+
+    `lengths` and `made_by` are those of the shards that could be read.
+    """
     path = directory / INDEX
-    if not path.exists():
-        return
-    try:
-        _, index, table = store.read_index_table(directory)
-    except CacheError as error:
-        yield Damage(path, str(error), may_be_sound=isinstance(error, UnreadableError))
-        return
+    while True:
+        if not os.path.lexists(path):
+            return _of_several_backbones(directory, made_by)
+        before = reader.version(directory)
+        try:
+            module, index, table = store.read_index_table(directory)
+        except CacheError as error:
+            return [Damage(path, str(error), may_be_sound=isinstance(error, UnreadableError))]
+        lost = set(index.shards).difference(store.shard_names(directory))
+        # A compaction deletes shards when another index is there already.
+        if not lost or before == reader.version(directory):
+            break
+    found = _of_rows(path, index, table, lengths, sorted(lost))
+    foreign = {
+        name: (of.fingerprint, of.dimension) != (module.fingerprint, module.dimension) for name, of in made_by.items()
+    }
+    if all(foreign.get(name, True) for name in index.shards) and any(foreign.values()):
+        return [*found, Damage(path, "made by another backbone than its shards")]
+    shards = directory / SHARDS
+    return found + [Damage(shards / name, "made by another backbone") for name, is_so in foreign.items() if is_so]
+
+
+def _of_several_backbones(directory: Path, made_by: Mapping[str, Module]) -> list[Damage]:
+    """Where no index says whose folder this is, shards of several backbones may each be the right ones."""
+    of_each = {of.fingerprint: name for name, of in made_by.items()}
+    if len(of_each) < 2:
+        return []
+    names = " and ".join(sorted(of_each.values()))
+    reason = f"{names} in {directory / SHARDS} are of different backbones; move those away that do not belong there"
+    return [Damage(directory / SHARDS, reason, may_be_sound=True)]
+
+
+def _of_rows(path: Path, index: Index, table: Table, lengths: Mapping[str, int], lost: Sequence[str]) -> list[Damage]:
     differ = np.zeros(len(index.paths), bool)
     differ[table.damaged()] = True
     label_ids = np.asarray(index.label_ids)
     differ |= (label_ids < 0) | (label_ids >= len(index.labels))
-    # A shard that is missing altogether has no line of its own yet, a damaged one has.
+    # A shard that is missing altogether has no line of its own, a damaged one has.
     known = np.array([lengths.get(name, np.iinfo(np.int64).max) for name in index.shards], np.int64)
     nowhere = ~points_inside(index, known)
-    lost = sorted(set(index.shards).difference(store.shard_names(directory)))
     if lost:
-        nowhere |= np.isin(index.shard_ids, [list(index.shards).index(name) for name in lost])
-    bad = np.flatnonzero(differ | nowhere)
+        nowhere |= np.isin(index.shard_ids, [index.shards.index(name) for name in lost])
     reasons = []
     if differ.any():
         reasons.append(_told(np.flatnonzero(differ), len(differ), index.paths))
@@ -153,9 +183,8 @@ def _of_index(directory: Path, lengths: dict[str, int]) -> Iterator[Damage]:
     if lost:
         reasons.append(f"{SHARDS}/{lost[0]} is missing" + (f", and {len(lost) - 1} more" if len(lost) > 1 else ""))
     if reasons:
-        yield Damage(path, "; ".join(reasons), bad)
-    elif not index.paths.is_sound():
-        yield Damage(path, "the offsets of its paths")
+        return [Damage(path, "; ".join(reasons), np.flatnonzero(differ | nowhere))]
+    return [] if index.paths.is_sound() else [Damage(path, "the offsets of its paths")]
 
 
 def _delete(path: Path) -> None:
@@ -164,22 +193,6 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _of_other_backbones(directory: Path, made_by: Mapping[str, Module], damaged: set[Path]) -> Iterator[Damage]:
-    """Shards that another backbone made than the index says; the index itself where it agrees with none of its own."""
-    path = directory / INDEX
-    if not path.exists() or path in damaged:
-        return
-    module, index, _ = store.read_index_table(directory)
-    foreign = {
-        name: (of.fingerprint, of.dimension) != (module.fingerprint, module.dimension) for name, of in made_by.items()
-    }
-    if all(foreign.get(name, True) for name in index.shards) and any(foreign.values()):
-        yield Damage(path, "made by another backbone than its shards")
-        return
-    for name in [name for name, is_foreign in foreign.items() if is_foreign]:
-        yield Damage(directory / SHARDS / name, "made by another backbone")
 
 
 @contextlib.contextmanager
@@ -196,7 +209,7 @@ def _opened(path: Path) -> Iterator[tuple[Shard | None, str]]:
             raise
         except CacheError as error:
             reason = str(error)
-            with contextlib.suppress(CacheError, ValueError):
+            with contextlib.suppress(CacheError, ValueError, FileNotFoundError):
                 opened = replace(_read(stack.enter_context(_filled_up(path))), path=path)
         yield opened, reason
 
@@ -211,7 +224,8 @@ def _read(path: Path) -> Shard:
 def _filled_up(path: Path) -> Iterator[Path]:
     """A copy of a file that was cut off, as long as it says that it was. Raises ValueError for one that was not.
 
-    Raises UserError where it cannot be copied: that nobody can look at its rows does not make them bad.
+    Raises FileNotFoundError for one that is gone, and UserError where it cannot be copied: that nobody can look at its
+    rows does not make them bad.
     """
     columns.check_regular(path)
     with contextlib.ExitStack() as stack:
@@ -227,6 +241,8 @@ def _filled_up(path: Path) -> Iterator[Path]:
             shutil.copyfileobj(file, copy)
             copy.truncate(length)
             copy.flush()
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise UserError(
                 f"{path} was cut off, and cannot be copied to see what is left of it: {error.strerror or error}; "

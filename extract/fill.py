@@ -48,18 +48,20 @@ def fill(
     directory: Path,
     images: Images,
     missing: np.ndarray,
+    known: Iterable[str] = (),
     distortion: Distortion | None = None,
 ) -> Filled:
     """Commits the bottlenecks of `missing` (int64 [M], into `images`), but for what other extractions do meanwhile.
 
-    `names` are the devices that run the network; `build_engine` makes the engine for the precision that they get.
-    With a `distortion`, of the images distorted so.
+    `known` are the shards (file names) in which they were looked for before. `names` are the devices that run the
+    network; `build_engine` makes the engine for the precision that they get. With a `distortion`, of the images
+    distorted so.
     Raises UserError when the cache cannot be written or a bottleneck cannot be stored.
     """
     if not len(missing):
         return Filled(0, {})
     rejected: dict[int, store.Rejected] = {}
-    work, clocks = share.Work(images, missing, directory), monitor.Monitor()
+    work, clocks = share.Work(images, missing, directory, known), monitor.Monitor()
     title = f"version {distortion.version} of {settings.augment}" if distortion else "extract"
 
     def decoded() -> Iterator[tuple[decode.Batch, tf.Tensor]]:

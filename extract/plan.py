@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import command, shard, store
-from cache.shard import Shard
+from cache import columns, command, store
 from cache.strings import Lookup, Strings
 from extract.images import NOT_A_FILE, Images
 
@@ -36,16 +35,18 @@ def make(images: Images, directory: Path | None, rejected: Mapping[int, store.Re
 
     A file with the same path, size and time of modification is the same image. One that is not, but has the size of
     an image in the cache, is read, by `threads` threads, and fingerprinted: moved, renamed, copied and touched files
-    keep their bottleneck. `rejected` (by position in `images`) are left out.
+    keep their bottleneck. `rejected` (by position in `images`) are left out. Raises CacheError where the index or a
+    shard that it does not name is damaged: the next index would name it, and say that all is well.
     """
     names = store.shard_names(directory) if directory else []
     skipped = np.zeros(len(images), bool)
     skipped[list(rejected)] = True
     plan = Plan(names, np.full(len(images), MISSING, np.int32), np.zeros(len(images), np.int32), skipped)
     if directory and names:
+        made_by = store.module_of(directory)
         _match_index(plan, images, directory)
-        _match_shards(plan, images, directory)
-        _match_content(plan, images, directory, threads)
+        _match_shards(plan, images, directory, made_by)
+        _match_content(plan, images, directory, made_by, threads)
     return plan
 
 
@@ -66,7 +67,9 @@ def rejected_before(images: Images, directory: Path | None) -> dict[int, store.R
 def _match_index(plan: Plan, images: Images, directory: Path) -> None:
     if not (directory / store.INDEX).exists():
         return
-    _, index = store.read_index(directory)
+    _, index, table = store.read_index_table(directory)
+    columns.check_rows(directory / store.INDEX, table)
+    store.check_index(directory, index)
     # Shards may have been deleted, or have come, since the index was written: its numbers for them are not ours.
     place = {name: i for i, name in enumerate(plan.shards)}
     renumber = np.array([place.get(name, MISSING) for name in index.shards] + [MISSING], np.int32)
@@ -76,21 +79,21 @@ def _match_index(plan: Plan, images: Images, directory: Path) -> None:
     plan.shard_rows[rows] = index.shard_rows[found[rows]]
 
 
-def _match_shards(plan: Plan, images: Images, directory: Path) -> None:
+def _match_shards(plan: Plan, images: Images, directory: Path, made_by: store.Module) -> None:
     """What a killed run committed is in shards, but in no index."""
     for i, name in _unindexed(plan, directory):
+        rows = store.open_shard(directory, name, made_by).rows
         if not len(plan.missing):
-            return
-        rows = _open(directory, name).rows
+            continue
         found = _join_unchanged(images, plan, rows.paths, rows.sizes, rows.mtimes)
         _place(plan, found, i)
 
 
-def _match_content(plan: Plan, images: Images, directory: Path, threads: int) -> None:
+def _match_content(plan: Plan, images: Images, directory: Path, made_by: store.Module, threads: int) -> None:
     missing = plan.missing
     if not len(missing):
         return
-    shards = [_open(directory, name) for name in plan.shards]
+    shards = [store.open_shard(directory, name, made_by) for name in plan.shards]
     sizes = np.concatenate([opened.rows.sizes for opened in shards])
     candidates = missing[np.isin(images.sizes[missing], sizes)]
     if not len(candidates):
@@ -113,10 +116,6 @@ def _match_content(plan: Plan, images: Images, directory: Path, threads: int) ->
 def _unindexed(plan: Plan, directory: Path) -> list[tuple[int, str]]:
     indexed = set(store.read_index(directory)[1].shards) if (directory / store.INDEX).exists() else set()
     return [(i, name) for i, name in enumerate(plan.shards) if name not in indexed]
-
-
-def _open(directory: Path, name: str) -> Shard:
-    return shard.check(shard.read(directory / store.SHARDS / name))
 
 
 def _place(plan: Plan, found: np.ndarray, shard_id: int) -> None:

@@ -40,7 +40,7 @@ class _Network:
 
     made_by: store.Module
     directory: Path  # its folder in the cache
-    fill: Callable[..., Filled]  # (made_by, directory, images, missing, distortion)
+    fill: Callable[..., Filled]  # (made_by, directory, images, missing, known, distortion)
 
 
 def extract(settings: Settings) -> Result:
@@ -59,7 +59,7 @@ def extract(settings: Settings) -> Result:
             directory = network.directory
             rejected, work = _plan(images, directory, settings)
         store.sweep(directory)
-        filled = network.fill(network.made_by, directory, images, work.missing)
+        filled = network.fill(network.made_by, directory, images, work.missing, work.shards)
         computed = filled.computed
         rejected |= filled.rejected
     # From finding the shards to naming them in the index, none may be replaced.
@@ -100,7 +100,7 @@ def _distort(
                 )
             command.check_writable(folder, "--cache_dir")
             store.sweep(folder)
-            filled = network.fill(made_by, folder, images, work.missing, distortion)
+            filled = network.fill(made_by, folder, images, work.missing, work.shards, distortion)
             computed = filled.computed
             unreadable |= filled.rejected
         if store.shard_names(folder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,16 @@ _ABSENT = -1
 class Work:
     """The images `missing` (int64 [M], into `images`), without those that others commit to `directory` meanwhile.
 
+    They are missing in the shards `known` (file names); any other has come since they were looked for.
+
     Nobody waits for anybody, and there are no claims that a killed run would leave behind: what another extraction has
     done is learnt from its shards as they appear. So two do twice what both have in hand, and no more: a piece, what is
     in the pipeline, and what is not committed yet.
     """
 
-    def __init__(self, images: Images, missing: np.ndarray, directory: Path):
+    def __init__(self, images: Images, missing: np.ndarray, directory: Path, known: Iterable[str] = ()):
         self._images, self._missing, self._directory = images, missing, directory
-        self._seen = set(store.shard_names(directory))
+        self._seen = set(known)
         self._changed: int | None = None  # when the folder of shards last did
         self._lookup: Lookup | None = None  # of the missing paths; made when another extraction shows itself
         self._done = np.zeros(len(missing), bool)  # by others

@@ -1,6 +1,8 @@
 """What the tests share. TensorFlow's log lines are not what they look for."""
 
 import os
+import shutil
+import subprocess
 
 import pytest
 
@@ -13,3 +15,16 @@ def module(tmp_path_factory):
     from tests import modules  # TensorFlow, which some of the tests do not need
 
     return modules.make_tf2_hub_module(tmp_path_factory.mktemp("modules") / "tiny")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 2 MB, where this machine lets one be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    yield place
+    # Lazily: what a failed test still holds open must not keep it mounted.
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -1,6 +1,7 @@
 """Merging small shards and dropping unused rows, and what readers see meanwhile."""
 
 import json
+import os
 import threading
 from dataclasses import replace
 
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 
 import cache
-from cache import command, shard, store, verify
+from cache import command, info, reader, shard, store, verify
 from cache.__main__ import main
-from cache.compact import compact
+from cache.compact import Result, compact
 from cache.shard import Rows
 from cache.strings import Strings
 from cache.writer import Writer
@@ -85,19 +86,69 @@ def test_small_shards_become_one_in_the_order_of_the_index_without_unused_rows(m
     assert store.shard_names(directory) == [only.path.name]
 
 
+KINDS = [  # how two shards may differ in one thing alone
+    ("float16", "float32", "tensorflow"),
+    ("float32", "float32", "tensorflow"),
+    ("float16", "mixed_float16", "tensorflow"),
+    ("float16", "float32", "openvino"),
+]
+
+
 def test_what_was_made_differently_is_not_merged(tmp_path):
-    kinds = [("float16", "float32"), ("float32", "float32"), ("float16", "mixed_float16")]
     for start in (0, 10):
-        for number, (dtype, precision) in enumerate(kinds):
-            commit(tmp_path, [start + number], dtype, precision)
-    view = [0, 1, 2, 10, 11, 12]
+        for number, kind in enumerate(KINDS):
+            commit(tmp_path, [start + number], *kind)
+    view = [0, 1, 2, 3, 10, 11, 12, 13]
     index_of(tmp_path, view)
-    assert compact(tmp_path).shards_after == 3
+    assert compact(tmp_path).shards_after == len(KINDS)
     opened = cache.open(tmp_path)
     assert numbers_of(opened) == view
-    found = {(s.rows.bottlenecks.dtype.name, s.attributes["precision"]): len(s) for s in opened.shards}
-    assert found == dict.fromkeys(kinds, 2)
-    assert {s.attributes["engine"] for s in opened.shards} == {"tensorflow"}
+    found = {
+        (s.rows.bottlenecks.dtype.name, s.attributes["precision"], s.attributes["engine"]): len(s)
+        for s in opened.shards
+    }
+    assert found == dict.fromkeys(KINDS, 2)
+
+
+@pytest.mark.parametrize("other", [None, *KINDS[1:]])
+def test_a_small_shard_with_none_to_merge_with_stays_as_it_is(tmp_path, other):
+    commit(tmp_path, [0, 1])
+    if other:
+        commit(tmp_path, [2], *other)
+    index_of(tmp_path, [1, 0, 2] if other else [1, 0])
+    before = store.shard_names(tmp_path)
+    result = compact(tmp_path)
+    assert result == Result(len(before), len(before), 0, 0)
+    assert store.shard_names(tmp_path) == before
+
+
+def test_two_small_shards_merge_although_every_row_is_used(tmp_path):
+    commit(tmp_path, [0, 1])
+    commit(tmp_path, [2])
+    index_of(tmp_path, [2, 0, 1])
+    result = compact(tmp_path)
+    assert (result.shards_before, result.shards_after, result.rows_dropped) == (2, 1, 0)
+    assert numbers_of(cache.open(tmp_path)) == [2, 0, 1]
+
+
+def test_a_shard_of_half_the_full_size_stays_and_one_below_is_merged(tmp_path, monkeypatch):
+    monkeypatch.setattr("cache.compact.COMMIT_BYTES", 8 * DIMENSION * 2)
+    for numbers in (range(4), range(10, 13), range(20, 23), range(30, 38)):
+        commit(tmp_path, numbers)
+    index_of(tmp_path, [*range(30, 38), *range(4), *range(20, 23), *range(10, 13)])
+    half, _, _, full = store.shard_names(tmp_path)
+    compact(tmp_path)
+    assert store.shard_names(tmp_path)[:2] == [half, full]
+    assert [len(s) for s in cache.open(tmp_path).shards] == [4, 8, 6]
+
+
+def test_one_row_that_nobody_uses_is_enough_to_write_a_lone_shard_anew(tmp_path):
+    commit(tmp_path, [0, 1, 2])
+    index_of(tmp_path, [2, 0])
+    assert compact(tmp_path).rows_dropped == 1
+    assert numbers_of(cache.open(tmp_path)) == [2, 0]
+    [only] = cache.open(tmp_path).shards
+    assert len(only) == 2
 
 
 def test_shards_that_no_index_names_stay(made):
@@ -158,6 +209,79 @@ def test_a_reader_sees_the_old_or_the_new_while_a_cache_is_compacted(made):
     reader.join()
     assert problems == []
     assert opened > 0
+
+
+def meanwhile(monkeypatch, module, name, happens, before=True):
+    """Lets something happen just before, or just after, the first call of a function."""
+    function, called = getattr(module, name), []
+
+    def watched(*arguments):
+        first = not called
+        called.append(None)
+        if first and before:
+            happens()
+        result = function(*arguments)
+        if first and not before:
+            happens()
+        return result
+
+    monkeypatch.setattr(module, name, watched)
+
+
+@pytest.mark.parametrize("moment", ["a shard is opened", "the index was read"])
+def test_what_is_compacted_while_it_is_verified_is_no_damage(made, monkeypatch, moment):
+    directory, view = made
+    if moment == "a shard is opened":
+        meanwhile(monkeypatch, shard, "read", lambda: compact(directory))
+    else:
+        meanwhile(monkeypatch, store, "read_index_table", lambda: compact(directory), before=False)
+    assert verify.find(directory) == []
+    assert len(store.shard_names(directory)) == 1
+    assert numbers_of(cache.open(directory)) == view
+
+
+def test_what_is_compacted_while_it_is_described_is_no_damage(made, monkeypatch):
+    directory, _ = made
+    commit(directory, [100])  # in no index: it stays
+    meanwhile(monkeypatch, shard, "read", lambda: compact(directory))
+    told = info.describe(directory)
+    assert (told["images"], [s["rows"] for s in told["shards"]], told["unused_rows"]) == (9, [1], 1)
+
+
+def rewritten(directory, index, target):
+    """Writes the index into the file `target`, which takes the index's name: a file system may give numbers again."""
+    store.write_index(directory, MODULE, index)
+    content = (directory / store.INDEX).read_bytes()
+    target.write_bytes(content)
+    target.replace(directory / store.INDEX)
+
+
+@pytest.mark.parametrize("same", ["number", "time"])
+def test_an_index_that_took_the_place_of_the_one_read_is_told_apart(made, monkeypatch, same):
+    """By its number alone it would not be, nor by its time: the reader would take the shards for lost."""
+    directory, view = made
+    path, first = directory / store.INDEX, directory / "first"
+    os.utime(path, ns=(1, 1))
+    os.link(path, first)  # keeps the number from being given to another
+
+    def another_index():
+        index = store.read_index(directory)[1]
+        store.write_index(directory, MODULE, index)
+
+    def compacted():
+        compact(directory)
+        if same == "number":
+            rewritten(directory, store.read_index(directory)[1], first)
+            os.utime(path, ns=(2, 2))
+        else:
+            os.utime(path, ns=(1, 1))
+
+    if same == "number":
+        meanwhile(monkeypatch, reader, "read_index_table", another_index)
+    number = path.stat().st_ino
+    meanwhile(monkeypatch, shard, "read", compacted)
+    assert numbers_of(cache.open(directory)) == view
+    assert (path.stat().st_ino == number) == (same == "number")
 
 
 def test_the_command_tells_people_and_programs(made, capsys):

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import re
 import resource
@@ -10,13 +11,14 @@ import shutil
 import subprocess
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
 import cache
-from cache import shard, store, verify
+from cache import shard, store, sums, verify
 from cache.compact import compact
 from extract.run import extract
 from extract.settings import Settings
@@ -26,19 +28,6 @@ from tests.test_cache import fill, flip, rows
 
 IMAGES = 12  # readable ones
 CHOICES = {"engine": "tensorflow", "precision": "float32", "dtype": "float32", "batch_size": 2}
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A file system of 2 MB, where this machine lets one be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a file system")
-    yield place
-    # Lazily: what a failed test still holds open must not keep it mounted.
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def fill_up(disk):
@@ -349,6 +338,28 @@ def test_a_repair_without_room_to_look_at_a_shard_does_not_drop_it(tmp_path):
     assert content_of(directory) == before
     verify.repair(directory)
     assert sorted(len(shard.read(path)) for path in (directory / store.SHARDS).glob("*.h5")) == [3, 4, 6, 7]
+
+
+@pytest.mark.parametrize("name", ["shard", store.INDEX, store.REJECTED, store.BACKBONE])
+def test_a_repair_drops_no_file_that_it_may_not_read(tmp_path, name):
+    directory = make_store(tmp_path)
+    store.write_rejected(directory, [store.Rejected("a/broken.jpg", 5, 6, "not an image")])
+    (directory / store.BACKBONE).mkdir()
+    sums.write(directory / store.BACKBONE)
+    path = directory / "shards" / store.shard_names(directory)[0] if name == "shard" else directory / name
+    before = content_of(directory)
+    path.chmod(0)
+    line = the_error(Child("cache", ["verify", "--repair", str(directory)], first=obey_permissions))
+    assert re.search(f"nothing was dropped: cannot read {path}.*: Permission denied; put that right", line)
+    path.chmod(0o700)
+    assert content_of(directory) == before
+
+
+def test_a_lock_is_open_for_reading_and_writing(tmp_path):
+    """NFS gives shared locks to those who may read a file alone, and the others to those who may write it."""
+    with store.locked(tmp_path, shared=True):
+        [held] = [fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd) == str(tmp_path / store.LOCK)]
+        assert fcntl.fcntl(int(held.name), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
 
 
 @pytest.mark.parametrize("arguments", [["compact"], ["verify", "--repair"]], ids=" ".join)

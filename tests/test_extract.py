@@ -268,25 +268,13 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, run, module, how)
     assert opened.bottlenecks(rows).tobytes() == undisturbed.bottlenecks(rows).tobytes()
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MB, where this machine lets one be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a file system")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_a_disk_that_fills_up_keeps_what_was_committed(tmp_path, small_disk, module, capsys):
+def test_a_disk_that_fills_up_keeps_what_was_committed(tmp_path, disk, module, capsys):
     photos = make_folder(tmp_path / "photos", {"a": 8, "b": 8})
-    choices = Settings(str(photos), str(small_disk / "cache"), module, precision="float32")
+    choices = Settings(str(photos), str(disk / "cache"), module, precision="float32")
     before = extract(choices)
     # All but a few pages of the rest of the disk.
-    free = shutil.disk_usage(small_disk).free
-    (small_disk / "ballast").write_bytes(bytes(free - 8192))
+    free = shutil.disk_usage(disk).free
+    (disk / "ballast").write_bytes(bytes(free - 8192))
     make_folder(photos, {"c": 8}, first_seed=50)
     capsys.readouterr()
     assert command.run(main, ["--image_dir", str(photos), "--cache_dir", choices.cache_dir, "--module", module]) == 2
@@ -295,7 +283,7 @@ def test_a_disk_that_fills_up_keeps_what_was_committed(tmp_path, small_disk, mod
     assert "No space left on device" in error[0]
     assert len(cache.open(before.directory)) == 16
     assert not list(before.directory.rglob("*.tmp"))
-    (small_disk / "ballast").unlink()
+    (disk / "ballast").unlink()
     assert extract(choices).computed == 8
     assert len(cache.open(before.directory)) == 24
 

@@ -76,7 +76,7 @@ def sweep(problem: Problem, state: State | None, trials: Sequence[Trial] | None 
         now = np.array([(score.accuracy, score.cross_entropy) for score in scores])
         now[~np.isfinite(now[:, 1])] = np.nan
         if np.isnan(now).all():
-            raise UserError("all heads of the sweep have diverged; scale the bottlenecks down or use --solver lbfgs")
+            raise UserError("all heads of the sweep have diverged; use --solver lbfgs")
         leader = int(np.nanargmin(now[:, 1]))
         if not np.nanmin(found[:, 1], initial=np.inf) <= now[leader, 1]:
             best = _heads(weights, biases, [leader], classes)

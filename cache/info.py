@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cache import reader, shard, store
+from cache import reader, shard, store, thumbnails
+from cache.reader import Cache
 from cache.store import INDEX, REJECTED, SHARDS
 
 
@@ -42,6 +43,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "unused_rows": None,
         "classes": None,
         "rejected": len(store.read_rejected(directory)),
+        "thumbnails": None,
     }
     if (directory / INDEX).exists():
         cache = reader.open(directory)
@@ -51,6 +53,7 @@ def describe(directory: Path) -> dict[str, Any]:
             "images": len(cache),
             "unused_rows": content["rows"] - int(cache.used_rows().sum()),
             "classes": dict(zip(cache.labels, counts, strict=True)),
+            "thumbnails": _thumbnails(cache),
         }
     return content
 
@@ -77,12 +80,25 @@ def lines(content: dict[str, Any]) -> list[str]:
             "  labelled       nothing yet: the extraction has not ended; run it again to go on",
             f"  rejected       {rejected} files{see}",
         ]
-    unused = content["unused_rows"]
+    unused, shown = content["unused_rows"], content["thumbnails"]
     return [
         *told,
         f"  unused         {unused:,} bottlenecks" + (", which `python -m cache compact` drops" if unused else ""),
         f"  image_dir      {content['image_dir']}",
         f"  labelled       {content['images']:,} images of {len(content['classes'])} classes",
         *(f"    {count:>9,}  {label}" for label, count in content["classes"].items()),
+        f"  thumbnails     of {shown['images']:,} images, {shown['bytes'] / 1e6:,.1f} MB"
+        if shown["files"]
+        else "  thumbnails     none: `python -m extract --thumbnails` makes them",
         f"  rejected       {rejected} files{see}",
     ]
+
+
+def _thumbnails(cache: Cache) -> dict[str, int]:
+    found = list(thumbnails.used(cache.directory, cache.index))
+    return {
+        "files": len(found),
+        "images": sum(len(images) for _, _, images in found),
+        "rows": sum(len(file) for file, _, _ in found),
+        "bytes": sum(file.path.stat().st_size for file, _, _ in found),
+    }

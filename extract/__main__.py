@@ -66,6 +66,12 @@ def parser() -> command.Parser:
         help="threads that decode images (default: one for each core)",
     )
     flags.add_argument(
+        "--thumbnails",
+        action="store_true",
+        help="keep a small picture of each image in the cache too, so that the report of a training can show its "
+        "mistakes where the images are not at hand",
+    )
+    flags.add_argument(
         "--trace",
         type=command.path,
         default=None,
@@ -89,6 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{total} bottlenecks of {result.classes} classes in {result.directory}")
     print(f"{result.computed} computed, {result.reused} reused, {result.rejected} files rejected", end="")
     print(f": see {result.directory / 'rejected.csv'}" if result.rejected else "")
+    if flags.thumbnails:
+        print(f"{result.thumbnails} thumbnails made")
     if flags.trace:
         print(f"trace: tensorboard --logdir {flags.trace}" if result.computed else "no trace: nothing was computed")
     print(f"next: python -m train --cache_dir {result.directory}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import command, store
+from cache import command, store, thumbnails
 from cache.errors import UserError
 from extract import plan, target
 from extract.images import Images, list_images
@@ -26,6 +26,7 @@ class Result:
     computed: int  # images that the network ran on
     reused: int
     rejected: int
+    thumbnails: int = 0  # made
 
 
 def extract(settings: Settings) -> Result:
@@ -66,7 +67,8 @@ def extract(settings: Settings) -> Result:
         _check_classes(images, rejected, directory)
         _write_index(directory, images, work)
     reused = len(images) - len(rejected) - computed
-    return Result(directory, len(images.labels), computed, reused, len(rejected))
+    shown = _add_thumbnails(directory, settings.threads) if settings.thumbnails else 0
+    return Result(directory, len(images.labels), computed, reused, len(rejected), shown)
 
 
 def _plan(images: Images, directory: Path | None, settings: Settings) -> tuple[dict[int, store.Rejected], plan.Plan]:
@@ -74,6 +76,20 @@ def _plan(images: Images, directory: Path | None, settings: Settings) -> tuple[d
     with store.locked(directory, shared=True) if directory else contextlib.nullcontext():
         rejected = plan.rejected_before(images, directory)
         return rejected, plan.make(images, directory, rejected, settings.threads)
+
+
+def _add_thumbnails(directory: Path, threads: int) -> int:
+    """Makes the thumbnails that the images of the index lack; returns how many."""
+    with store.locked(directory, shared=True):
+        _, index = store.read_index(directory)
+        missing = thumbnails.missing(directory, index)
+    if not len(missing):
+        return 0
+    command.import_tensorflow()
+    from extract.thumbnails import make
+
+    store.sweep(directory)
+    return make(directory, index, missing, threads)
 
 
 def _write_rejected(directory: Path, rejected: Mapping[int, store.Rejected]) -> None:

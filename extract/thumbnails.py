@@ -14,7 +14,7 @@ from cache.store import Index
 from cache.thumbnails import SIDE, Thumbnails
 from extract import decode
 
-_QUALITY = 80  # of the JPEG: 3 kB a photo, and nobody sees at this size what is missing
+_QUALITY = 80  # of the JPEG: 2 kB a photo, and nobody sees at this size what is missing
 _AT_ONCE = 64  # images between two looks at the clock
 
 

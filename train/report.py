@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as markup
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,8 @@ def html(result: Result) -> str:
             _section("Classes", _classes(test, labels)),
             _section("The surest mistakes", _mistakes(test, result)),
         ]
+    if result.exports:
+        sections.append(_section("Exports", _exports(result.exports)))
     sections.append(_section("Settings", _settings(result)))
     headline = f"Final test accuracy {test.accuracy:.1%}" if test else "No test images"
     train, validation, testing = (f"{count:,}" for count in result.counts)
@@ -92,6 +94,7 @@ def metrics(result: Result) -> str:
         "images": {"train": train, "validation": validation, "test": test},
         "module": {"module": module.module, "fingerprint": module.fingerprint, "dimension": module.dimension},
         "settings": {name: _plain(value) for name, value in asdict(result.settings).items()},
+        "exports": result.exports,
         "seconds": round(result.seconds, 3),
         "curve": [asdict(point) for point in result.curve],
     }
@@ -262,6 +265,23 @@ def _shade(right: bool, share: float) -> str:
 
 def _percent(share: float) -> str:
     return "" if share != share else f"{share:.1%}"  # NaN, of a class that has no images, is no number to show
+
+
+def _exports(exports: Mapping[str, Mapping[str, Any]]) -> str:
+    def share(export: Mapping[str, Any], name: str) -> str:
+        return f"{export[name]:.1%}" if name in export else ""
+
+    rows = [
+        [
+            name,
+            f"{e['bytes'] / 1e6:.1f} MB",
+            share(e, "accuracy"),
+            share(e, "classifier_accuracy"),
+            str(e.get("images", "")),
+        ]
+        for name, e in exports.items()
+    ]
+    return _table(["file", "size", "test accuracy", "the SavedModel's", "on images"], rows)
 
 
 def _plain(value: Any) -> Any:

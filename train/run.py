@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ import cache as bottlenecks
 from cache import command, verify
 from cache.errors import CacheError
 from cache.reader import Cache
-from train import report, split
+from train import photos, report, split
 
 if TYPE_CHECKING:
     from train.evaluate import Evaluation
@@ -43,6 +43,9 @@ class TrainSettings:
     seed: int = 0
     print_misclassified_test_images: bool = False
     summaries_dir: Path | None = None  # None: `logs` in output_dir
+    tflite: Sequence[str] | None = None  # float16, int8
+    frozen_graph: bool = False
+    final_tensor_name: str = "final_result"
 
     @property
     def logs_dir(self) -> Path:
@@ -72,6 +75,8 @@ class Result:
     seconds: float  # that the solver took, validation included
     validation: Evaluation | None = field(repr=False)  # on the whole validation set; None: it is empty
     test: Evaluation | None = field(repr=False)  # None: the test set is empty
+    sets: np.ndarray = field(repr=False)  # uint8 [N], what each image is for; see `split`
+    exports: Mapping[str, Any] = field(default_factory=dict)  # by file, what was asked for beside the SavedModel
 
 
 def train(settings: TrainSettings) -> Result:
@@ -93,6 +98,8 @@ def fit(settings: TrainSettings) -> Result:
     command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
     cache = bottlenecks.open(settings.cache_dir, settings.module)
     sets = _split(cache, settings)
+    if "int8" in (settings.tflite or ()):
+        photos.samples(cache, np.flatnonzero(sets == split.TRAIN), settings.seed)  # raises now, not after the training
     verify.check(cache)  # damage would make a worse classifier, and nobody would know
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
@@ -132,6 +139,7 @@ def fit(settings: TrainSettings) -> Result:
         time.monotonic() - began,
         evaluate.evaluate(progress.head, validation),
         evaluate.evaluate(progress.head, _test_images(test, settings)),
+        sets,
     )
     if settings.print_misclassified_test_images and result.test:
         _tell_mistakes(cache, result.test)
@@ -194,15 +202,26 @@ def _write(result: Result) -> None:
     folder = result.settings.output_dir
     export.write_saved_model(folder / "saved_model", result.cache, result.head)
     export.write_labels(folder / "labels.txt", result.cache.labels)
-    for name, text in (("metrics.json", report.metrics(result)), ("report.html", report.html(result))):
-        with export.writing(folder / name):
-            (folder / name).write_text(text, encoding="utf-8")
+    _write_report(result)
     print(
         f"{result.settings.how_many_training_steps:,} steps in {result.seconds:.1f} s; in {folder}: saved_model/, "
         "labels.txt, metrics.json, report.html\n"
         f"TensorBoard: {result.settings.logs_dir}\n"
         f"try: python -m train.predict --model {shlex.quote(str(folder))} photo.jpg"
     )
+    if result.settings.tflite or result.settings.frozen_graph:
+        from train import ship
+
+        _write_report(replace(result, exports=ship.ship(result)))
+
+
+def _write_report(result: Result) -> None:
+    from train import export
+
+    folder = result.settings.output_dir
+    for name, text in (("metrics.json", report.metrics(result)), ("report.html", report.html(result))):
+        with export.writing(folder / name):
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def _tell_mistakes(cache: Cache, test: Evaluation) -> None:

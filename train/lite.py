@@ -9,6 +9,7 @@ Both take one image, upright and resized as the extraction does it, RGB [1, H, W
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,10 +68,12 @@ def write(path: Path, cache: Cache, head: Head, precision: str, samples: Sequenc
         try:
             content = converter.convert()
         except (ConverterError, ValueError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            lacking = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = f"it has no {', '.join(lacking)}" if lacking else first_line
             raise UserError(
-                f"TensorFlow Lite cannot hold {cache.module.module} as {precision} ({reason}); choose another "
-                "--module, or leave out --tflite"
+                f"TensorFlow Lite cannot hold {cache.module.module} as {precision} ({reason}); leave out --tflite, or "
+                "extract with another --module"
             ) from None
     with export.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

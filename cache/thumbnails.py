@@ -72,7 +72,7 @@ def find(cache: Cache, rows: np.ndarray) -> list[bytes | None]:
     wanted = _Wanted(index.paths.take(images), index.sizes[images], index.mtimes[images])
     seen: set[str] = set()
     # Compacting puts new files in the place of old ones: until a look at the folder shows nothing new.
-    while new := [name for name in names(cache.directory) if name not in seen]:
+    while new := [name for name in _readable(cache.directory) if name not in seen]:
         seen.update(new)
         for name in new:
             try:
@@ -124,6 +124,13 @@ def names(directory: Path) -> list[str]:
     try:
         return sorted(filter(store.is_shard_name, os.listdir(directory / THUMBNAILS)))
     except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _readable(directory: Path) -> list[str]:
+    try:
+        return names(directory)
+    except OSError:  # a folder that may not be listed
         return []
 
 

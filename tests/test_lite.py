@@ -84,6 +84,16 @@ def test_int8_takes_pixels_as_they_are_and_mostly_agrees(world):
     assert given["quantization"] == (1 / 256, 0)
 
 
+def test_dull_samples_do_not_change_what_pixels_mean(world, laptop):
+    _, directory, index = laptop
+    content = io.BytesIO()
+    Image.new("RGB", (8, 6), (90, 100, 110)).save(content, "JPEG")
+    thumbnails.write(directory, [thumbnails.of(index, np.array([0]), [content.getvalue()])])
+    lite.write(directory / "dull.tflite", cache.open(directory), world[1].head, "int8", np.array([0]))
+    [taken] = tf.lite.Interpreter(str(directory / "dull.tflite")).get_input_details()
+    assert taken["quantization"] == (pytest.approx(1 / 255, rel=1e-5), 0)
+
+
 def test_the_weights_take_less_room(tmp_path):
     opened = small_cache.open_with(tmp_path, counts=(20, 20, 20))
     # Half a million weights, which make the file.

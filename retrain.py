@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +55,7 @@ def parser() -> command.Parser:
     add("--output_labels", type=Path, default=Path("/tmp/output_labels.txt"), help="gets the labels, one a line")
     add(
         "--final_tensor_name",
-        type=_tensor_name,
+        type=command.tensor_name,
         default="final_result",
         help="name of the softmax output in the frozen graph",
     )
@@ -82,14 +81,6 @@ def main(arguments: list[str] | None = None) -> None:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         _retrain(flags)
-
-
-def _tensor_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no tensor name; use letters, digits, _ . / -")
-    if text.split("/")[0] in ("Placeholder", "network"):
-        raise argparse.ArgumentTypeError(f"{text!r} is taken in the graph; choose another name")
-    return text
 
 
 def _retrain(flags: argparse.Namespace) -> None:

@@ -13,10 +13,11 @@ from cache import command
 from cache.errors import CacheError
 
 COMMANDS = {
-    "info": "tell what is in the cache: images, classes, shards, module, engine and precision, rejected files",
+    "info": "tell what is in the cache: images, classes, shards, thumbnails, module, engine and precision, rejected "
+    "files",
     "verify": "read every byte and compare it with its checksum; exit status 2 if any differs",
-    "compact": "merge small shards and drop the bottlenecks that no image uses any more; training and extraction may "
-    "go on meanwhile",
+    "compact": "merge small shards and drop the bottlenecks and thumbnails that no image uses any more; training and "
+    "extraction may go on meanwhile",
 }
 
 
@@ -109,11 +110,16 @@ def _compact(directory: Path) -> tuple[dict[str, Any], list[str]]:
 
     result = compact.compact(directory)
     content = {"directory": str(directory), **vars(result)}
-    if result.shards_before == result.shards_after and not result.rows_dropped:
+    before = result.shards_before, result.thumbnail_files_before
+    after = result.shards_after, result.thumbnail_files_after
+    if before == after and not result.rows_dropped and not result.thumbnails_dropped:
         return content, [f"{directory}: {result.shards_before} shards, nothing to compact"]
+    of_thumbnails = (
+        f"{before[1]} files of thumbnails became {after[1]}, {result.thumbnails_dropped:,} unused thumbnails dropped, "
+    )
     return content, [
-        f"{directory}: {result.shards_before} shards became {result.shards_after}, {result.rows_dropped:,} unused "
-        f"bottlenecks dropped, {result.bytes_freed / 1e6:,.1f} MB freed"
+        f"{directory}: {before[0]} shards became {after[0]}, {result.rows_dropped:,} unused bottlenecks dropped, "
+        f"{of_thumbnails if before[1] else ''}{result.bytes_freed / 1e6:,.1f} MB freed"
     ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -75,12 +77,21 @@ def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = 
 
 def import_tensorflow() -> None:
     """Imports TensorFlow without the lines on CUDA and oneDNN that it writes before anything can turn them off."""
+    with quiet_stderr():
+        importlib.import_module("tensorflow")
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Keeps what libraries write to standard error to itself, unless an error ends them that is not the user's."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
-            importlib.import_module("tensorflow")
+            yield
+        except UserError:
+            raise
         except BaseException:
             log.seek(0)
             os.write(terminal, log.read())
@@ -124,6 +135,15 @@ def path(text: str) -> str:
     """A file or folder: not the empty string, which a script's unset variable leaves and which means "here"."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path; name a file or folder")
+    return text
+
+
+def tensor_name(text: str) -> str:
+    """The name of a frozen graph's output, which no other operation of it has."""
+    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no tensor name; use letters, digits, _ . / -")
+    if text.split("/")[0] in ("Placeholder", "network"):
+        raise argparse.ArgumentTypeError(f"{text!r} is taken in the graph; choose another name")
     return text
 
 

@@ -1,20 +1,22 @@
-"""Makes a cache smaller and its reading faster: merges small shards, drops rows that no image uses any more."""
+"""Makes a cache smaller and its reading faster: merges small files, drops rows that no image uses any more."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from cache import columns, reader, shard, store
+from cache import columns, reader, shard, store, thumbnails
 from cache.reader import Cache
 from cache.shard import Rows, Shard
-from cache.store import INDEX, SHARDS
+from cache.store import INDEX, SHARDS, THUMBNAILS
 from cache.strings import Strings
+from cache.thumbnails import Thumbnails
 from cache.writer import COMMIT_BYTES
 
 _FULL = 0.5  # of COMMIT_BYTES: a shard of as much, all of it used, is left as it is
@@ -27,6 +29,9 @@ class Result:
     shards_before: int
     shards_after: int
     rows_dropped: int
+    thumbnail_files_before: int
+    thumbnail_files_after: int
+    thumbnails_dropped: int
     bytes_freed: int
 
 
@@ -34,28 +39,87 @@ def compact(directory: Path) -> Result:
     """Rewrites the shards that are small or hold unused rows; images of one shard come to lie in the index's order.
 
     Shards that are in no index yet, such as those of an extraction that is running, stay. It may be killed at any
-    moment, and readers go on meanwhile: new shards, the new index, and only then the old shards' end. Raises CacheError
-    for a damaged cache, UserError when it cannot be written.
+    moment, and readers go on meanwhile: new shards, the new index, and only then the old shards' end. The same is done
+    to thumbnails. Raises CacheError for a damaged cache, UserError when it cannot be written.
     """
     with store.locked(directory, required=True):
         store.sweep(directory)
         cache = reader.open(directory)
-        old = _to_rewrite(cache)
-        if not old:
-            return Result(len(cache.shards), len(cache.shards), 0, 0)
-        columns.check_rows(directory / INDEX, cache.table)
-        for number in old:
-            columns.check_rows(cache.shards[number].path, cache.shards[number].table)
-        with store.withdrawing(directory) as new:
-            index, kept = _rewritten(cache, old, new)
-            store.write_index(directory, cache.module, index)
-        before = sum(opened.path.stat().st_size for opened in cache.shards)
-        for number in old:
-            cache.shards[number].path.unlink(missing_ok=True)
-        columns.sync_folder(directory / SHARDS)
-        after = sum((directory / SHARDS / name).stat().st_size for name in index.shards)
+        shards_before, shards_after, rows_dropped, freed = _compact_shards(cache)
+        files_before, files_after, thumbnails_dropped, freed_too = _compact_thumbnails(cache)
+    return Result(
+        shards_before,
+        shards_after,
+        rows_dropped,
+        files_before,
+        files_after,
+        thumbnails_dropped,
+        freed + freed_too,
+    )
+
+
+def _compact_shards(cache: Cache) -> tuple[int, int, int, int]:
+    """Shards before and after, rows dropped, bytes freed."""
+    directory = cache.directory
+    old = _to_rewrite(cache)
+    if not old:
+        return len(cache.shards), len(cache.shards), 0, 0
+    columns.check_rows(directory / INDEX, cache.table)
+    for number in old:
+        columns.check_rows(cache.shards[number].path, cache.shards[number].table)
+    with store.withdrawing(directory) as new:
+        index, kept = _rewritten(cache, old, new)
+        store.write_index(directory, cache.module, index)
+    before = sum(opened.path.stat().st_size for opened in cache.shards)
+    for number in old:
+        cache.shards[number].path.unlink(missing_ok=True)
+    columns.sync_folder(directory / SHARDS)
+    after = sum((directory / SHARDS / name).stat().st_size for name in index.shards)
     dropped = sum(len(cache.shards[number]) for number in old) - kept
-    return Result(len(cache.shards), len(index.shards), dropped, before - after)
+    return len(cache.shards), len(index.shards), dropped, before - after
+
+
+def _compact_thumbnails(cache: Cache) -> tuple[int, int, int, int]:
+    """Files of thumbnails before and after, thumbnails dropped, bytes freed."""
+    directory = cache.directory
+    files = [(file, rows) for file, rows, _ in thumbnails.used(directory, cache.index)]
+    old = [
+        (file, rows)
+        for file, rows in files
+        if len(rows) < len(file) or file.rows.thumbnails.length() < _FULL * COMMIT_BYTES
+    ]
+    dropped = sum(len(file) - len(rows) for file, rows in old)
+    if not dropped and len(old) < 2:
+        return len(files), len(files), 0, 0
+    for file, _ in old:
+        columns.check_rows(file.path, file.table)
+    before, new = sum(file.path.stat().st_size for file, _ in old), []
+    try:
+        for parts in _together(file.rows.take(rows) for file, rows in old if len(rows)):
+            new.append(directory / THUMBNAILS / thumbnails.write(directory, parts))
+    except BaseException:
+        # Otherwise each attempt on a full disk would make it fuller.
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.unlink()
+        raise
+    for file, _ in old:
+        file.path.unlink(missing_ok=True)
+    columns.sync_folder(directory / THUMBNAILS)
+    freed = before - sum(path.stat().st_size for path in new)
+    return len(files), len(files) - len(old) + len(new), dropped, freed
+
+
+def _together(parts: Iterable[Thumbnails]) -> Iterator[list[Thumbnails]]:
+    """The parts in lists that fill a file each."""
+    some: list[Thumbnails] = []
+    for part in parts:
+        some.append(part)
+        if sum(one.thumbnails.length() for one in some) >= COMMIT_BYTES:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def _to_rewrite(cache: Cache) -> list[int]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cache import reader, shard, store
+from cache import reader, shard, store, thumbnails
 from cache.errors import CacheError
+from cache.reader import Cache
 from cache.store import INDEX, REJECTED, SHARDS
 
 
@@ -36,6 +37,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "unused_rows": None,
         "classes": None,
         "rejected": len(store.read_rejected(directory)),
+        "thumbnails": None,
     }
     if (directory / INDEX).exists():
         cache = reader.open(directory)
@@ -46,6 +48,7 @@ def describe(directory: Path) -> dict[str, Any]:
             "images": len(cache),
             "unused_rows": sum(one["rows"] - used.get(one["name"], 0) for one in shards),
             "classes": dict(zip(cache.labels, counts, strict=True)),
+            "thumbnails": _thumbnails(cache),
         }
     return content
 
@@ -91,7 +94,7 @@ def lines(content: dict[str, Any]) -> list[str]:
             "  labelled       nothing yet: the extraction has not ended; run it again to go on",
             f"  rejected       {rejected} files{see}",
         ]
-    unused = content["unused_rows"]
+    unused, shown = content["unused_rows"], content["thumbnails"]
     labelled = f"  labelled       {content['images']:,} images of {len(content['classes'])} classes"
     if content["version"]:  # the plain ones have told the rest
         return [*told, labelled]
@@ -101,5 +104,18 @@ def lines(content: dict[str, Any]) -> list[str]:
         f"  image_dir      {content['image_dir']}",
         labelled,
         *(f"    {count:>9,}  {label}" for label, count in content["classes"].items()),
+        f"  thumbnails     of {shown['images']:,} images, {shown['bytes'] / 1e6:,.1f} MB"
+        if shown["files"]
+        else "  thumbnails     none: `python -m extract --thumbnails` makes them",
         f"  rejected       {rejected} files{see}",
     ]
+
+
+def _thumbnails(cache: Cache) -> dict[str, int]:
+    found = list(thumbnails.used(cache.directory, cache.index))
+    return {
+        "files": len(found),
+        "images": sum(len(images) for _, _, images in found),
+        "rows": sum(len(file) for file, _, _ in found),
+        "bytes": sum(file.path.stat().st_size for file, _, _ in found),
+    }

@@ -62,10 +62,15 @@ def write(directory: Path, attributes: Mapping[str, Any], parts: Sequence[Rows],
     The rows of all `parts`, which have the same D and dtype, one after the other. Raises UserError when it cannot be
     written; then nothing is left behind.
     """
-    # The time first, so that a listing shows the order of work; the random end, so that writers never meet.
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}{end or own_end()}"
+    name = new_name(end)
     columns.write(directory / name, "shard", attributes, {TABLE: [_columns(part) for part in parts]})
     return name
+
+
+def new_name(end: str | None = None) -> str:
+    """A file name that no other has: the time first, so that a listing shows the order of work; then `end`, random, so
+    that writers never meet."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}{end or own_end()}"
 
 
 def own_end() -> str:

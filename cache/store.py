@@ -24,7 +24,7 @@ from cache.shard import Shard
 from cache.strings import Strings
 
 INDEX, SHARDS, BACKBONE, REJECTED = "index.h5", "shards", "backbone", "rejected.csv"
-DISTORTED = "distorted"
+THUMBNAILS, DISTORTED = "thumbnails", "distorted"
 LOCK = ".lock"
 _ABANDONED = 3600.0  # seconds without a write
 NUMBERS = {"sizes": "i8", "mtimes": "i8", "label_ids": "i4", "shard_ids": "i4", "shard_rows": "i4"}
@@ -282,7 +282,7 @@ def withdrawing(directory: Path) -> Iterator[list[str]]:
 
 def sweep(directory: Path) -> None:
     """Deletes what killed writers left half written: what is an hour old and what nobody writes any more."""
-    for folder in (directory, directory / SHARDS):
+    for folder in (directory, directory / SHARDS, directory / THUMBNAILS):
         for path in folder.glob(f".*{columns.TEMPORARY}"):
             with contextlib.suppress(OSError):  # another sweep was faster, or there is no permission: it can wait
                 if time.time() - path.stat().st_mtime < _ABANDONED:

@@ -6,26 +6,30 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from cache import columns, reader, shard, store, sums
+from cache import columns, reader, shard, store, sums, thumbnails
 from cache.columns import Table
 from cache.errors import CacheError, UnreadableError, UserError
 from cache.reader import Cache, points_inside
 from cache.shard import Shard
-from cache.store import BACKBONE, INDEX, REJECTED, SHARDS, Index, Module
+from cache.store import BACKBONE, INDEX, REJECTED, SHARDS, THUMBNAILS, Index, Module
 from cache.strings import Strings
+from cache.thumbnails import File
 from cache.writer import COMMIT_BYTES
 
 _NAMED = 3  # rows that a line names
 _LONGEST_NAME = 100  # characters of a path in a line
 _END_OF_FILE = slice(28, 36)  # of HDF5's superblock, versions 2 and 3: how long the file is
 _LARGEST = 8 * COMMIT_BYTES  # of a shard, many times more than any has: a damaged length must not fill the disk
+
+Opened = TypeVar("Opened", Shard, File)
 
 
 @dataclass(frozen=True)
@@ -43,30 +47,24 @@ class Damage:
 
 def find(directory: Path) -> list[Damage]:
     """All that is wrong with one backbone's folder, told file by file; empty when everything agrees."""
-    found = []
+    found: list[Damage] = []
     names = store.shard_names(directory)
     lengths: dict[str, int] = {}
     made_by: dict[str, Module] = {}
     for name in tqdm(names, desc="verify", unit=" shards", leave=False, delay=1):
         path = directory / SHARDS / name
         try:
-            with _opened(path) as (opened, reason):
-                if opened is None:
-                    # A compaction deletes shards that no index names any more. Where one does, it points nowhere.
-                    if os.path.lexists(path):
-                        found.append(Damage(path, reason))
+            with _opened(path, _read_shard) as (opened, reason):
+                # A compaction deletes shards that no index names any more. Where one does, it points nowhere.
+                if opened is None and not os.path.lexists(path):
                     continue
-                lengths[name], made_by[name] = len(opened), Module.of(path, opened.attributes)
-                bad = opened.table.damaged()
-                if len(bad):
-                    found.append(Damage(path, _told(bad, len(opened), opened.rows.paths), bad))
-                elif not opened.rows.paths.is_sound():
-                    found.append(Damage(path, "the offsets of its paths"))
-                elif reason:
-                    found.append(Damage(path, reason, bad))  # cut off where no row lies
+                if opened is not None:
+                    lengths[name], made_by[name] = len(opened), Module.of(path, opened.attributes)
+                found += _of_file(path, opened, reason)
         except UserError as error:
             found.append(Damage(path, str(error), may_be_sound=True))
     found += _of_index(directory, lengths, made_by)
+    found += _of_thumbnails(directory)
     try:
         if (directory / BACKBONE).exists() and (differs := sums.damage(directory / BACKBONE)):
             found.append(Damage(directory / BACKBONE, differs))
@@ -98,13 +96,16 @@ def repair(directory: Path) -> list[Damage]:
                 for path, damage in damaged.items()
                 if path.parent == directory / SHARDS
             }
+            shown = [path for path in damaged if path.parent == directory / THUMBNAILS]
+            for path in shown:
+                _keep_sound_thumbnails(directory, path)
             index_path = directory / INDEX
             if index_path in damaged and damaged[index_path].rows is None:
                 _delete(index_path)
             elif index_path.exists() and (moved or index_path in damaged):
                 _drop_from_index(directory, damaged.get(index_path), moved)
-        for name in moved:
-            _delete(directory / SHARDS / name)
+        for path in [*(directory / SHARDS / name for name in moved), *shown]:
+            _delete(path)
         if directory / BACKBONE in damaged:
             _delete(directory / BACKBONE)
         if directory / REJECTED in damaged:
@@ -125,6 +126,32 @@ def check(cache: Cache) -> None:
     # A distorted version has none of its own.
     if store.version_of(cache.directory) is None and (reason := sums.damage(cache.backbone_dir)):
         raise columns.damage(cache.backbone_dir, reason)
+
+
+def _of_file(path: Path, opened: Shard | File | None, reason: str) -> Iterator[Damage]:
+    if opened is None:
+        yield Damage(path, reason)
+        return
+    bad = opened.table.damaged()
+    strings = [column for column in opened.table.columns.values() if isinstance(column, Strings)]
+    if len(bad):
+        yield Damage(path, _told(bad, len(opened), opened.rows.paths), bad)
+    elif not all(column.is_sound() for column in strings):
+        yield Damage(path, "the offsets of its strings")
+    elif reason:
+        yield Damage(path, reason, bad)  # cut off where no row lies
+
+
+def _of_thumbnails(directory: Path) -> Iterator[Damage]:
+    names = thumbnails.names(directory)
+    for name in tqdm(names, desc="verify", unit=" files of thumbnails", leave=False, delay=1):
+        path = directory / THUMBNAILS / name
+        try:
+            with _opened(path, thumbnails.read) as (opened, reason):
+                if opened is not None or os.path.lexists(path):  # or else a compaction has replaced it
+                    yield from _of_file(path, opened, reason)
+        except UserError as error:
+            yield Damage(path, str(error), may_be_sound=True)
 
 
 def _of_index(directory: Path, lengths: Mapping[str, int], made_by: Mapping[str, Module]) -> list[Damage]:
@@ -196,25 +223,25 @@ def _delete(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Shard | None, str]]:
-    """The shard, and what keeps others from reading it. One that was cut off is read as far as it goes.
+def _opened(path: Path, read: Callable[[Path], Opened]) -> Iterator[tuple[Opened | None, str]]:
+    """What `read` makes of it, and what keeps others from that. A file that was cut off is read as far as it goes.
 
     Raises UserError where there is no room for that, and UnreadableError for a file that may be sound.
     """
     with contextlib.ExitStack() as stack:
         opened, reason = None, ""
         try:
-            opened = _read(path)
+            opened = read(path)
         except UnreadableError:
             raise
         except CacheError as error:
             reason = str(error)
             with contextlib.suppress(CacheError, ValueError, FileNotFoundError):
-                opened = replace(_read(stack.enter_context(_filled_up(path))), path=path)
+                opened = replace(read(stack.enter_context(_filled_up(path))), path=path)
         yield opened, reason
 
 
-def _read(path: Path) -> Shard:
+def _read_shard(path: Path) -> Shard:
     opened = shard.read(path)
     Module.of(path, opened.attributes)
     return opened
@@ -253,7 +280,7 @@ def _filled_up(path: Path) -> Iterator[Path]:
 
 def _move_sound_rows(path: Path, new: list[str]) -> tuple[str, np.ndarray] | None:
     """Writes the sound rows of a damaged shard as a `new` one: its name, and for each old row the new one or -1."""
-    with _opened(path) as (opened, _):
+    with _opened(path, _read_shard) as (opened, _):
         if opened is None:
             return None
         places = np.full(len(opened), -1, np.int32)
@@ -263,6 +290,15 @@ def _move_sound_rows(path: Path, new: list[str]) -> tuple[str, np.ndarray] | Non
         new.append(shard.write(path.parent, opened.attributes, [opened.rows.take(sound)]))
         places[sound] = np.arange(len(sound))
     return new[-1], places
+
+
+def _keep_sound_thumbnails(directory: Path, path: Path) -> None:
+    """Writes the sound rows of a damaged file of thumbnails as a new one."""
+    with _opened(path, thumbnails.read) as (opened, _):
+        if opened is not None:
+            sound = np.setdiff1d(np.arange(len(opened)), opened.table.damaged())
+            if len(sound):
+                thumbnails.write(directory, [opened.rows.take(sound)])
 
 
 def _drop_from_index(

@@ -74,6 +74,12 @@ def parser() -> command.Parser:
         help="threads that decode images (default: one for each core)",
     )
     flags.add_argument(
+        "--thumbnails",
+        action="store_true",
+        help="keep a small picture of each image in the cache too, so that the report of a training can show its "
+        "mistakes where the images are not at hand",
+    )
+    flags.add_argument(
         "--trace",
         type=command.path,
         default=None,
@@ -116,6 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
         reused = flags.augment * total - result.distorted
         versions = f"{flags.augment} distorted version{'s' * (flags.augment != 1)}"
         print(f"{versions}: {result.distorted} computed, {reused} reused")
+    if flags.thumbnails:
+        print(f"{result.thumbnails} thumbnails made")
     if flags.trace:
         ran = result.computed or result.distorted
         print(f"trace: tensorboard --logdir {flags.trace}" if ran else "no trace: nothing was computed")

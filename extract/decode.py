@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,14 +58,16 @@ def preprocess(encoded: tf.Tensor, height: int, width: int) -> tf.Tensor:
     return resize(decode(encoded, 4 * max(height, width)), height, width)
 
 
-def decode(encoded: tf.Tensor, enough: int | None = None) -> tf.Tensor:
+def decode(
+    encoded: tf.Tensor, enough: int | None = None, side: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_min
+) -> tf.Tensor:
     """A JPEG, PNG, GIF (first frame), BMP or WebP file's bytes (string scalar) to its upright pixels, uint8 [h, w, 3].
 
-    A JPEG whose shorter side has at least 2, 4 or 8 times `enough` pixels comes at that fraction of its size.
+    A JPEG whose shorter `side` has at least 2, 4 or 8 times `enough` pixels comes at that fraction of its size.
     Transparency is dropped, 16 bits a channel become 8. Raises tf.errors.InvalidArgumentError for anything else.
     """
     is_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
-    image = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded, enough), lambda: _decode_other(encoded))
+    image = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded, enough, side), lambda: _decode_other(encoded))
     image.set_shape([None, None, 3])
     orientation = _orientation(encoded)
     return tf.cond(orientation > 1, lambda: _upright(image, orientation), lambda: image)
@@ -132,15 +134,30 @@ def batches(
 
 def fingerprints(image_dir: str | os.PathLike, paths: Strings, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """The files' content: (int64 [M] positions of the readable ones among `paths`, uint64 [M] their fingerprints)."""
-    dataset = (
-        _dataset(image_dir, paths, _in_order(paths))
-        .map(lambda number, path: (number, _fingerprint(tf.io.read_file(path))), num_parallel_calls=threads)
-        .ignore_errors()
-        .batch(_CHUNK)
-    )
-    found = [(positions.numpy(), values.numpy().view(np.uint64).reshape(-1)) for positions, values in dataset]
+    found = [
+        (places, values.view(np.uint64).reshape(-1)) for places, values in each(image_dir, paths, _fingerprint, threads)
+    ]
     positions, values = zip(*found, strict=True) if found else ((), ())
     return np.concatenate([np.zeros(0, np.int64), *positions]), np.concatenate([np.zeros(0, np.uint64), *values])
+
+
+def each(
+    image_dir: str | os.PathLike,
+    paths: Strings,
+    function: Callable[[tf.Tensor], tf.Tensor],
+    threads: int,
+    at_once: int = _CHUNK,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `function` makes of each file's bytes (string scalar), in order, `at_once` files at a time: (int64 [n],
+    positions in `paths`; [n, ...], what it made). Files that cannot be read, or at which it fails, are left out."""
+    dataset = (
+        _dataset(image_dir, paths, _in_order(paths))
+        .map(lambda number, path: (number, function(tf.io.read_file(path))), num_parallel_calls=threads)
+        .ignore_errors()
+        .batch(at_once)
+        .prefetch(1)
+    )
+    return ((positions.numpy(), values.numpy()) for positions, values in dataset)
 
 
 def _in_order(paths: Strings) -> Iterator[np.ndarray]:
@@ -233,12 +250,12 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.cond(turn >= 2, lambda: tf.reverse(image, [0]), lambda: image)
 
 
-def _decode_jpeg(encoded: tf.Tensor, enough: int | None) -> tf.Tensor:
+def _decode_jpeg(encoded: tf.Tensor, enough: int | None, side: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
     if enough is None:
         return tf.io.decode_jpeg(encoded, channels=3)
-    side = tf.reduce_min(tf.io.extract_jpeg_shape(encoded)[:2])
+    pixels = side(tf.io.extract_jpeg_shape(encoded)[:2])
     # The scales that libjpeg's inverse DCT computes at a fraction of the cost; its `ratio` must be a constant.
-    scale = tf.reduce_sum(tf.cast(side >= [2 * enough, 4 * enough, 8 * enough], tf.int32))
+    scale = tf.reduce_sum(tf.cast(pixels >= [2 * enough, 4 * enough, 8 * enough], tf.int32))
     return tf.switch_case(scale, [lambda r=r: tf.io.decode_jpeg(encoded, channels=3, ratio=r) for r in (1, 2, 4, 8)])
 
 

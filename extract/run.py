@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache import command, store
+from cache import command, store, thumbnails
 from cache.errors import UserError
 from extract import plan, target
 from extract.images import Images, list_images
@@ -32,6 +32,7 @@ class Result:
     reused: int
     rejected: int
     distorted: int = 0  # images that it ran on in distorted versions
+    thumbnails: int = 0  # made
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def extract(settings: Settings) -> Result:
         _write_index(directory, images, work)
     distorted = _distort(settings, images, directory, rejected, load) if settings.augment else 0
     reused = len(images) - len(rejected) - computed
-    return Result(directory, len(images.labels), computed, reused, len(rejected), distorted)
+    shown = _add_thumbnails(directory, settings.threads) if settings.thumbnails else 0
+    return Result(directory, len(images.labels), computed, reused, len(rejected), distorted, shown)
 
 
 def _distort(
@@ -147,6 +149,20 @@ def _completed(
         if len(work.missing):
             raise UserError(f"{len(work.missing)} bottlenecks are gone from {directory}; run the same command again")
     return work
+
+
+def _add_thumbnails(directory: Path, threads: int) -> int:
+    """Makes the thumbnails that the images of the index lack; returns how many."""
+    with store.locked(directory, shared=True):
+        _, index = store.read_index(directory)
+        missing = thumbnails.missing(directory, index)
+    if not len(missing):
+        return 0
+    command.import_tensorflow()
+    from extract.thumbnails import make
+
+    store.sweep(directory)
+    return make(directory, index, missing, threads)
 
 
 def _write_rejected(directory: Path, rejected: Mapping[int, store.Rejected]) -> None:

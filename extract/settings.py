@@ -38,6 +38,7 @@ class Settings:
     devices: str = "auto"
     dtype: str = "float16"
     decode_threads: int | None = None  # None: one for each core
+    thumbnails: bool = False
     trace: str | None = None  # a folder for TensorFlow's profiler; None: no trace
     augment: int = 0  # distorted versions
     flip_left_right: bool = False

@@ -22,7 +22,7 @@ from extract.settings import Distortion, Settings
 from tests import modules
 from tests.interrupted import Child, Step
 from tests.pictures import SIDE, make_folder, noise, pixels, write_picture
-from tests.test_rot import flip, place_of
+from tests.test_repair import flip, place_of
 
 REPO = Path(__file__).resolve().parent.parent
 ALL = {"flip_left_right": True, "random_crop": 30, "random_scale": 40, "random_brightness": 50}

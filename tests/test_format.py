@@ -3,15 +3,17 @@
 `python -m tests.test_format DIR` made it. Nothing of it is ever written anew: a new format gets a sample of its own.
 """
 
+import io
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image, ImageColor
 
 import cache
-from cache import store, sums, verify
+from cache import store, sums, thumbnails, verify
 from cache.shard import Rows
 from cache.strings import Strings
 from cache.writer import Writer
@@ -72,6 +74,17 @@ def test_the_sample_reads_as_it_was_written():
     assert [s.attributes["precision"] for s in opened.shards] == ["mixed_bfloat16", "float32"]
     assert opened.shards[0].rows.fingerprints.tolist() == [300, 301, 302]
     assert store.read_rejected(SAMPLE) == [store.Rejected("a/broken.jpg", 5, 6, "not an image")]
+
+
+def test_the_samples_thumbnails_are_there():
+    """Added later, by `thumbnails.write`: of the second and the last image."""
+    found = thumbnails.find(cache.open(SAMPLE.parent), np.arange(4))
+    assert [content is None for content in found] == [True, False, True, False]
+    for content, colour in ((found[1], "red"), (found[3], "blue")):
+        picture = Image.open(io.BytesIO(content))
+        assert (picture.format, picture.size) == ("JPEG", (4, 3))
+        # What a JPEG's conversion of colours rounds.
+        assert np.abs(np.asarray(picture).astype(int) - ImageColor.getrgb(colour)).max() <= 2
 
 
 def test_the_samples_checksums_agree():

@@ -127,6 +127,20 @@ def parser() -> command.Parser:
         help="go on where Ctrl-C or SIGTERM stopped the last run with these flags",
     )
     add(
+        "--tflite",
+        nargs="+",
+        choices=("float16", "int8"),
+        help="write TensorFlow Lite files of these precisions too, and tell their accuracy on test images; takes a "
+        "minute or more, and int8 needs the photos or the cache's thumbnails (default: none)",
+    )
+    add("--frozen_graph", action="store_true", help="write frozen_graph.pb too, as TensorFlow's old tutorial does")
+    add(
+        "--final_tensor_name",
+        type=command.tensor_name,
+        default="final_result",
+        help="name of the softmax output in the frozen graph",
+    )
+    add(
         "--print_misclassified_test_images",
         action="store_true",
         help="print the path and the predicted label of each test image that the classifier gets wrong",

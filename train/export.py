@@ -48,10 +48,10 @@ class Classifier(tf.Module):
         return self._outputs(tf.map_fn(self.backbone.resize, images, fn_output_signature=self._image))
 
     def _outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = _probabilities(self.backbone, self._head, tf.cast(images, tf.float32) / 255)
+        scores = probabilities(self.backbone, self._head, tf.cast(images, tf.float32) / 255)
         return {
-            "probabilities": probabilities,
-            "label": tf.gather(self._labels, tf.argmax(probabilities, axis=1)),
+            "probabilities": scores,
+            "label": tf.gather(self._labels, tf.argmax(scores, axis=1)),
         }
 
 
@@ -89,19 +89,19 @@ def write_frozen_graph(path: Path, cache: Cache, head: Head, final_tensor_name: 
 
     @tf.function(input_signature=[_batch_spec(cache, "Placeholder")], autograph=False)
     def classify(images: tf.Tensor) -> tf.Tensor:
-        return _probabilities(backbone, head, images)
+        return probabilities(backbone, head, images)
 
     frozen = convert_variables_to_constants_v2(classify.get_concrete_function(), aggressive_inlining=True)
     with tf.Graph().as_default() as graph:
         # Imported beneath a scope of its own, no operation of the backbone can hold the name that was asked for.
         placeholder = tf.compat.v1.placeholder(tf.float32, frozen.inputs[0].shape, "Placeholder")
-        (probabilities,) = tf.import_graph_def(
+        (scores,) = tf.import_graph_def(
             frozen.graph.as_graph_def(),
             {frozen.inputs[0].name: placeholder},
             [frozen.outputs[0].name],
             "network",
         )
-        tf.identity(probabilities, name=final_tensor_name)
+        tf.identity(scores, name=final_tensor_name)
     graph_def = graph.as_graph_def()
     replaced = f"network/{frozen.inputs[0].op.name}"  # its own placeholder, which nothing reads any more
     graph_def.node.remove(next(node for node in graph_def.node if node.name == replaced))
@@ -118,7 +118,7 @@ def write_tutorial_saved_model(folder: Path, cache: Cache, head: Head) -> None:
 
     @tf.function(input_signature=[_batch_spec(cache, "image")], autograph=False)
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"prediction": _probabilities(module.backbone, head, image)}
+        return {"prediction": probabilities(module.backbone, head, image)}
 
     module.classify = classify
     with _replacing(folder) as temporary:
@@ -181,7 +181,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _probabilities(backbone: tf.Module, head: Head, images: tf.Tensor) -> tf.Tensor:
+def probabilities(backbone: tf.Module, head: Head, images: tf.Tensor) -> tf.Tensor:
     """float32 [N, C] from float32 [N, H, W, 3] in [0, 1]; the head becomes constants of the graph."""
     return tf.nn.softmax(tf.matmul(backbone.features(images), head.weights) + head.biases)
 

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 FILE = "interrupted.npz"
 # What may differ between the run that was stopped and the one that goes on.
 _FREE = {"cache_dir", "output_dir", "module", "split", "device", "resume", "print_misclassified_test_images"}
-_FREE |= {"summaries_dir", "test_batch_size", "intermediate_store_frequency"}
+_FREE |= {
+    "summaries_dir",
+    "test_batch_size",
+    "tflite",
+    "frozen_graph",
+    "final_tensor_name",
+    "intermediate_store_frequency",
+}
 
 
 def save(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ def html(result: Result) -> str:
             section("Can the probabilities be believed?", _calibration(test.calibration)),
             section("The surest mistakes", _mistakes(test, result)),
         ]
+    if result.exports:
+        sections.append(section("Exports", _exports(result.exports)))
     sections.append(section("Settings", _settings(result)))
     train, validation, testing = (f"{count:,}" for count in result.counts)
     summary = (
@@ -67,6 +69,7 @@ def metrics(result: Result) -> str:
         "images": {"train": train, "validation": validation, "test": test},
         "module": {"module": module.module, "fingerprint": module.fingerprint, "dimension": module.dimension},
         "settings": {name: _plain(value) for name, value in asdict(result.settings).items()},
+        "exports": result.exports,
         "seconds": round(result.seconds, 3),
         "grid": [asdict(trial) for trial in result.grid],
         "curve": [asdict(point) for point in result.curve],
@@ -353,6 +356,23 @@ def _settings(result: Result) -> str:
 
 def _share(value: float) -> float:
     return 0.0 if value != value else value
+
+
+def _exports(exports: Mapping[str, Mapping[str, Any]]) -> str:
+    def share(export: Mapping[str, Any], name: str) -> str:
+        return f"{export[name]:.1%}" if name in export else ""
+
+    rows = [
+        [
+            name,
+            f"{e['bytes'] / 1e6:.1f} MB",
+            share(e, "accuracy"),
+            share(e, "classifier_accuracy"),
+            str(e.get("images", "")),
+        ]
+        for name, e in exports.items()
+    ]
+    return table(["file", "size", "test accuracy", "the SavedModel's", "on images"], rows)
 
 
 def _plain(value: Any) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ import cache as bottlenecks
 from cache import command, reader, verify
 from cache.errors import CacheError
 from cache.reader import Cache
-from train import interrupted, report, split
+from train import interrupted, photos, report, split
 from train.settings import TrainSettings
 from train.trial import Trial
 
@@ -65,7 +65,9 @@ class Result:
     seconds: float  # that the solver took, validation included
     validation: Evaluation | None = field(repr=False)  # on the whole validation set; None: it is empty
     test: Evaluation | None = field(repr=False)  # None: the test set is empty
+    sets: np.ndarray = field(repr=False)  # uint8 [N], what each image is for; see `split`
     grid: Sequence[Trial] = ()  # the heads that it chose among; empty: it fitted one
+    exports: Mapping[str, Any] = field(default_factory=dict)  # by file, what was asked for beside the SavedModel
 
     @property
     def how_fitted(self) -> str:
@@ -119,6 +121,8 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
     if settings.resume:
         state, points = interrupted.load(settings.output_dir, settings, fitting.data)
         fitting.curve.extend(Point.of(point) for point in points.tolist())
+    if "int8" in (settings.tflite or ()):
+        photos.samples(cache, np.flatnonzero(sets == split.TRAIN), settings.seed)  # raises now, not after the training
     versions = reader.distorted(opened) if settings.distorted else []
     for each_cache in (opened, *versions):  # damage would make a worse classifier, and nobody would know
         verify.check(each_cache)
@@ -155,6 +159,7 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
         time.monotonic() - began,
         evaluate.evaluate(progress.head, validation),
         evaluate.evaluate(progress.head, _test_images(test, settings)),
+        sets,
         progress.grid,
     )
     summaries.conclude(result)
@@ -226,15 +231,26 @@ def _write(result: Result) -> None:
     folder = result.settings.output_dir
     export.write_saved_model(folder / "saved_model", result.cache, result.head)
     export.write_labels(folder / "labels.txt", result.cache.labels)
-    for name, text in (("metrics.json", report.metrics(result)), ("report.html", report.html(result))):
-        with export.writing(folder / name):
-            (folder / name).write_text(text, encoding="utf-8")
+    _write_report(result)
     print(
         f"{result.how_fitted} in {result.seconds:.1f} s; in {folder}: saved_model/, "
         "labels.txt, metrics.json, report.html\n"
         f"TensorBoard: {result.settings.logs_dir}\n"
         f"try: python -m train.predict --model {shlex.quote(str(folder))} photo.jpg"
     )
+    if result.settings.tflite or result.settings.frozen_graph:
+        from train import ship
+
+        _write_report(replace(result, exports=ship.ship(result)))
+
+
+def _write_report(result: Result) -> None:
+    from train import export
+
+    folder = result.settings.output_dir
+    for name, text in (("metrics.json", report.metrics(result)), ("report.html", report.html(result))):
+        with export.writing(folder / name):
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def _tell_mistakes(cache: Cache, test: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,9 @@ class TrainSettings:
     resume: bool = False
     print_misclassified_test_images: bool = False
     summaries_dir: Path | None = None  # None: `logs` in output_dir
+    tflite: Sequence[str] | None = None  # float16, int8
+    frozen_graph: bool = False
+    final_tensor_name: str = "final_result"
     intermediate_store_frequency: int = 0  # steps of sgd between two heads for the caller; 0: none
 
     @property

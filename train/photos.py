@@ -1,0 +1,62 @@
+"""The images themselves, for what bottlenecks cannot do: from image_dir where they can be reached, else thumbnails."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache import thumbnails
+from cache.errors import UserError
+from cache.reader import Cache
+
+SAMPLES = 100  # training images that a file of 8-bit numbers is calibrated on; more change little
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image file."""
+
+    row: int  # of the index
+    encoded: bytes
+    is_thumbnail: bool
+
+
+def read(cache: Cache, rows: Sequence[int] | np.ndarray) -> Iterator[Photo]:
+    """The images at `rows` (int [n], of the index), in that order; those that there is no picture of are left out."""
+    # So few bytes each that they may all be in memory. The photos are read one at a time.
+    absent = np.array([row for row in np.asarray(rows).tolist() if not os.path.isfile(_path(cache, row))], np.int64)
+    small = dict(zip(absent.tolist(), thumbnails.find(cache, absent), strict=True))
+    for row in np.asarray(rows).tolist():
+        encoded = small[row] if row in small else _content(_path(cache, row))
+        if encoded is not None:
+            yield Photo(row, encoded, row in small)
+
+
+def samples(cache: Cache, training: np.ndarray, seed: int) -> np.ndarray:
+    """int64 [n]: up to SAMPLES of the images `training` (int [n], rows of the index), to calibrate int8 on.
+
+    Raises UserError where none of them can be seen.
+    """
+    chosen = np.random.default_rng([seed, 4]).choice(training, min(SAMPLES, len(training)), replace=False)
+    if next(read(cache, chosen), None) is None:
+        raise UserError(
+            f"int8 is calibrated on training images, and {cache.index.image_dir} cannot be reached and the cache has "
+            "no thumbnails; run `python -m extract --thumbnails` where the photos are, or choose float16"
+        )
+    return chosen
+
+
+def _path(cache: Cache, row: int) -> str:
+    return os.path.join(cache.index.image_dir, cache.paths[row])
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except OSError:
+        return None

@@ -19,7 +19,7 @@ from train import run, summaries
 
 def quick(cache_dir, output_dir, **settings):
     """Settings of a run that takes a moment."""
-    values = {"how_many_training_steps": 205, "learning_rate": 0.1, "train_batch_size": 20, **settings}
+    values = {"solver": "sgd", "how_many_training_steps": 205, "learning_rate": 0.1, "train_batch_size": 20, **settings}
     return run.TrainSettings(cache_dir, output_dir, **values)
 
 

@@ -8,7 +8,6 @@ import sys
 import h5py
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from cache import command, store
 from cache.errors import CacheError, UserError
@@ -33,9 +32,12 @@ def trained(cache_dir, tmp_path_factory):
     return run.train(quick(cache_dir, tmp_path_factory.mktemp("trained") / "out"))
 
 
+RATE = ["--learning_rate", "0.1"]
+
+
 def quick(cache_dir, output_dir, **settings):
     """Settings of a run that takes a moment."""
-    values = {"how_many_training_steps": 205, "learning_rate": 0.1, "train_batch_size": 20, **settings}
+    values = {"solver": "sgd", "how_many_training_steps": 205, "learning_rate": 0.1, "train_batch_size": 20, **settings}
     return run.TrainSettings(cache_dir, output_dir, **values)
 
 
@@ -78,13 +80,25 @@ def test_blocks_hold_the_bottlenecks_of_the_drawn_images(opened, monkeypatch, re
     monkeypatch.setattr(stream, "RESIDENT_BYTES", resident_bytes)
     images = Images(opened, np.arange(1, len(opened), 2))
     rows, _, _ = images.by_class
-    generator = np.random.default_rng(8)
-    for length, block in zip((3, 3, 1), stream.draws(images, np.random.default_rng(8), 5, (3, 3, 1)), strict=True):
-        drawn = rows[stream.draw(images, generator, (length, 5))]
-        expected, label_ids = vectors_of(Images(opened, drawn.ravel()))
-        assert block.places.shape == block.label_ids.shape == (length, 5)
+    batches = [stream.draw(images, np.random.default_rng(seed), (length, 5)) for seed, length in enumerate((3, 3, 1))]
+    for places, block in zip(batches, stream.blocks(images, batches, "/CPU:0"), strict=True):
+        expected, label_ids = vectors_of(Images(opened, rows[places].ravel()))
+        assert block.places.shape == block.label_ids.shape == places.shape
         np.testing.assert_array_equal(block.bottlenecks.numpy()[block.places].reshape(-1, 16), expected)
         np.testing.assert_array_equal(block.label_ids.ravel(), label_ids)
+
+
+def test_passes_hold_each_image_once_time_after_time(opened, monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 7 * small_cache.DIMENSION * 4)
+    images = Images(opened, np.arange(0, 100, 3))
+    expected, label_ids = vectors_of(images)
+    for resident_bytes in (0, 1 << 30):
+        monkeypatch.setattr(stream, "RESIDENT_BYTES", resident_bytes)
+        for _, blocks in zip(range(2), stream.passes(images, "/CPU:0"), strict=False):
+            found = list(blocks)
+            assert [len(ids) for _, ids in found] == [7, 7, 7, 7, 6]
+            np.testing.assert_array_equal(np.concatenate([vectors for vectors, _ in found]), expected)
+            np.testing.assert_array_equal(np.concatenate([ids for _, ids in found]), label_ids)
 
 
 def test_sequential_blocks_are_bounded_and_hold_each_image_once(opened, monkeypatch):
@@ -97,10 +111,14 @@ def test_sequential_blocks_are_bounded_and_hold_each_image_once(opened, monkeypa
     np.testing.assert_array_equal(np.concatenate([ids for _, ids in blocks]), label_ids)
 
 
-def test_an_error_while_gathering_ahead_reaches_the_caller(opened):
+def test_an_error_while_gathering_ahead_reaches_the_caller(opened, monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK_BYTES", small_cache.DIMENSION * 4)
     broken = Images(opened, np.array([0, 10**6]))  # a row that the index does not have
     with pytest.raises(IndexError):
-        list(stream.draws(broken, np.random.default_rng(0), 4, [1, 1]))
+        list(stream.sequential(broken))
+    monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
+    with pytest.raises(IndexError):
+        list(stream.blocks(broken, [np.zeros((1, 4), int), np.ones((1, 4), int)], "/CPU:0"))
 
 
 # --- the head and its solver ----------------------------------------------------------------------------------
@@ -114,57 +132,6 @@ def test_the_head_starts_as_the_tutorials():
     # A normal cut off at two standard deviations keeps a standard deviation of 0.8796 of them.
     assert start.weights.std() == pytest.approx(0.0008796, rel=0.02)
     assert abs(start.weights.mean()) < 5 * 0.00088 / np.sqrt(start.weights.size)
-
-
-def test_the_gradient_is_that_of_the_loss():
-    generator = np.random.default_rng(2)
-    weights, biases = (tf.constant(generator.normal(size=shape), tf.float32) for shape in ((6, 4), (4,)))
-    bottlenecks = tf.constant(generator.normal(size=(9, 6)), tf.float32)
-    label_ids = tf.constant(generator.integers(4, size=9), tf.int32)
-    with tf.GradientTape() as tape:
-        tape.watch([weights, biases])
-        scores = tf.matmul(bottlenecks, weights) + biases
-        picked = tf.gather(tf.nn.log_softmax(scores), label_ids, batch_dims=1)
-        mean = -tf.reduce_mean(picked)
-    for expected, found in zip(
-        tape.gradient(mean, [weights, biases]),
-        head.gradient(weights, biases, bottlenecks, label_ids),
-        strict=True,
-    ):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(head.loss(scores, label_ids)[0], -picked, rtol=1e-5, atol=1e-6)
-
-
-FEW_BYTES = 3 * 20 * small_cache.DIMENSION * 4  # three batches of 20
-
-
-@pytest.mark.parametrize("block_bytes", [stream.BLOCK_BYTES, FEW_BYTES])
-def test_the_solver_takes_the_steps_of_a_slow_reference(opened, monkeypatch, block_bytes):
-    """Interval 8 in 30 steps: blocks of 8 and a last of 6, or where only 3 batches fit, of 3, 3 and 2."""
-    monkeypatch.setattr(stream, "BLOCK_BYTES", block_bytes)
-    lengths = [3, 3, 2] * 3 + [3, 3] if block_bytes == FEW_BYTES else [8, 8, 8, 6]
-    images = Images(opened, np.arange(len(opened)))
-    start = head.initial(small_cache.DIMENSION, 3, np.random.default_rng(0))
-    weights, biases, expected, step = start.weights.astype(float), start.biases.astype(float), {}, 0
-    for block in stream.draws(images, np.random.default_rng(4), 20, lengths):
-        for places, label_ids in zip(block.places, block.label_ids, strict=True):
-            x, one_hot = block.bottlenecks.numpy()[places].astype(float), np.eye(3)[label_ids]
-            error = (softmax(x @ weights + biases) - one_hot) / 20
-            weights, biases, step = weights - 0.1 * x.T @ error, biases - 0.1 * error.sum(axis=0), step + 1
-            after = softmax(x @ weights + biases)
-            cross_entropy = -np.log((after * one_hot).sum(axis=1)).mean()
-            expected[step] = weights, biases, (after.argmax(axis=1) == label_ids).mean(), cross_entropy
-
-    found = list(
-        solvers.sgd(start, images, np.random.default_rng(4), steps=30, batch_size=20, learning_rate=0.1, interval=8)
-    )
-    assert [progress.step for progress in found] == [8, 16, 24, 30]
-    for progress in found:
-        weights, biases, accuracy, cross_entropy = expected[progress.step]
-        np.testing.assert_allclose(progress.head.weights, weights, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(progress.head.biases, biases, rtol=1e-4, atol=1e-6)
-        assert progress.accuracy == pytest.approx(accuracy)
-        assert progress.cross_entropy == pytest.approx(cross_entropy, rel=1e-4)
 
 
 def test_a_learning_rate_that_diverges_is_named(cache_dir, tmp_path):
@@ -255,7 +222,7 @@ def test_an_empty_set_cannot_be_evaluated(opened):
 
 def test_a_run_learns_and_tells_so(cache_dir, tmp_path, capsys):
     arguments = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out")]
-    assert command.run(main, [*arguments, "--how_many_training_steps", "300", "--learning_rate", "0.1"]) == 0
+    assert command.run(main, [*arguments, "--solver", "sgd", "--how_many_training_steps", "300", *RATE]) == 0
     out = capsys.readouterr().out.splitlines()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["test"]["accuracy"] > 0.8
@@ -296,20 +263,46 @@ def test_a_cache_of_float16_alone_trains(tmp_path):
     assert result.test.accuracy > 0.8
 
 
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
+def test_every_solver_ends_with_a_classifier_and_says_how(cache_dir, tmp_path, capsys, solver):
+    flags = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out"), "--solver", solver, *RATE]
+    assert command.run(main, [*flags, "--how_many_training_steps", "100"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] > 0.75
+    chosen = [trial for trial in metrics["grid"] if trial["chosen"]]
+    (line,) = [line for line in out if line.startswith(f"{solver}, ")]
+    if solver == "sgd":
+        assert not metrics["grid"]
+        assert line.startswith("sgd, 100 steps in ")
+    if solver == "lbfgs":
+        assert line.startswith(
+            f"lbfgs, {metrics['curve'][-1]['step']} iterations: L2 {chosen[0]['l2']:.2g} chosen from"
+        )
+    if solver == "sweep":
+        assert re.search(rf"learning rate {chosen[0]['learning_rate']:g}, L2 .* chosen from 64 heads", line)
+    steps = [point["step"] for point in metrics["curve"]]
+    assert steps == sorted(set(steps))
+    assert metrics["solver"] == metrics["settings"]["solver"] == solver
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert ("What was tried" in report) == (solver != "sgd")
+
+
+def test_the_default_needs_no_flag(cache_dir, tmp_path, capsys):
+    assert command.run(main, ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out")]) == 0
+    assert "\nlbfgs, " in capsys.readouterr().out
+
+
 def test_evaluation_points_follow_the_interval(cache_dir, tmp_path):
     result = run.fit(quick(cache_dir, tmp_path, how_many_training_steps=25, eval_step_interval=7))
     assert [point.step for point in result.curve] == [7, 14, 21, 25]
 
 
-def test_validation_and_test_sizes(cache_dir, tmp_path, trained, monkeypatch):
-    _, validation, test = trained.counts
-    sizes = []
-    evaluation = evaluate.evaluate
-    monkeypatch.setattr(evaluate, "evaluate", lambda h, images: sizes.append(len(images)) or evaluation(h, images))
+def test_a_test_batch_is_a_part_of_the_test_set(cache_dir, tmp_path, trained):
     steps = {"how_many_training_steps": 10}
-    run.fit(quick(cache_dir, tmp_path, validation_batch_size=33, test_batch_size=4, **steps))
-    run.fit(quick(cache_dir, tmp_path, validation_batch_size=-1, test_batch_size=10**6, **steps))
-    assert sizes == [33, validation, 4, validation, validation, test]
+    few = run.fit(quick(cache_dir, tmp_path, test_batch_size=4, **steps))
+    assert (few.test.count, few.validation.count) == (4, trained.counts[1])
+    assert run.fit(quick(cache_dir, tmp_path, test_batch_size=10**6, **steps)).test.count == trained.counts[2]
 
 
 def test_empty_validation_and_test_sets(cache_dir, tmp_path, capsys):
@@ -442,6 +435,7 @@ def test_help_teaches_without_numpy():
 
 def test_a_batch_beyond_memory_is_one_line(cache_dir, tmp_path, capsys):
     flags = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out"), "--train_batch_size", str(10**14)]
+    flags += ["--solver", "sgd"]
     assert command.run(main, flags) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: not enough memory")

@@ -8,6 +8,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache import command
 from cache.errors import UserError
@@ -18,6 +19,10 @@ DISTORTIONS = ("flip_left_right", "random_crop", "random_scale", "random_brightn
 # Distorted versions of each image. The tutorial's script distorts images anew in every step, 400,000 of them in 4,000
 # steps; these cost five passes over the images, once.
 AUGMENT = 5
+
+if TYPE_CHECKING:
+    from train import run
+    from train.solvers import Progress
 
 DESCRIPTION = f"""Extracts bottlenecks of the images below --image_dir and trains a classifier on them, as TensorFlow's
 image retraining tutorial does, with its flags. It is `python -m extract` followed by `python -m train`. With a
@@ -61,8 +66,13 @@ def parser() -> command.Parser:
     )
     add("--saved_model_dir", type=Path, default=None, help="gets a SavedModel (default: none is written)")
     add("--checkpoint_path", type=Path, default=Path("/tmp/_retrain_checkpoint"), help="gets the layer's variables")
-    add("--intermediate_store_frequency", type=int, default=0, help="steps between two stored graphs; 0: none")
-    add("--intermediate_output_graphs_dir", default="/tmp/intermediate_graph/", help="where those go")
+    add("--intermediate_store_frequency", type=command.natural, default=0, help="steps between two graphs; 0: none")
+    add(
+        "--intermediate_output_graphs_dir",
+        type=Path,
+        default=Path("/tmp/intermediate_graph/"),
+        help="gets them, as intermediate_STEP.pb",
+    )
     add("--flip_left_right", action="store_true", help="distortion: mirror half of the training images")
     percent = command.percent
     add("--random_crop", type=percent, default=0, help="distortion: per cent of margin cropped off at random")
@@ -74,7 +84,6 @@ def parser() -> command.Parser:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
-    _refuse_what_is_not_there(flags)
     quiet = VERBOSITIES.index(flags.logging_verbosity) >= VERBOSITIES.index("WARN")
     with contextlib.ExitStack() as stack:
         if quiet:
@@ -95,7 +104,16 @@ def _retrain(flags: argparse.Namespace) -> None:
         folders["saved_model_dir"] = flags.saved_model_dir.absolute().parent
     for name, folder in folders.items():
         command.check_writable(folder, f"--{name}")
+    if flags.intermediate_store_frequency:
+        command.check_writable(flags.intermediate_output_graphs_dir, "--intermediate_output_graphs_dir")
     directory = _extract(flags)
+    command.import_tensorflow()
+    from train import export
+
+    def store(progress: Progress, fitting: run.Fitting) -> None:
+        if flags.intermediate_store_frequency and progress.step % flags.intermediate_store_frequency == 0:
+            path = flags.intermediate_output_graphs_dir / f"intermediate_{progress.step}.pb"
+            export.write_frozen_graph(path, fitting.cache, progress.head, flags.final_tensor_name)
 
     result = run.fit(
         run.TrainSettings(
@@ -108,14 +126,16 @@ def _retrain(flags: argparse.Namespace) -> None:
             test_batch_size=flags.test_batch_size,
             testing_percentage=flags.testing_percentage,
             validation_percentage=flags.validation_percentage,
-            split="hash",  # the tutorial knows no other
+            split="hash",  # the tutorial knows no other, as with the solver
+            solver="sgd",
+            distorted=any(getattr(flags, name) for name in DISTORTIONS),
             eval_step_interval=flags.eval_step_interval,
             print_misclassified_test_images=flags.print_misclassified_test_images,
             summaries_dir=flags.summaries_dir,
-        )
+            intermediate_store_frequency=flags.intermediate_store_frequency,
+        ),
+        store,
     )
-    from train import export
-
     export.write_frozen_graph(flags.output_graph, result.cache, result.head, flags.final_tensor_name)
     export.write_labels(flags.output_labels, result.cache.labels)
     export.write_checkpoint(flags.checkpoint_path, result.head)
@@ -152,14 +172,6 @@ def _extract(flags: argparse.Namespace) -> Path:
         file=sys.stderr,
     )
     return extract(replace(settings, module=DEFAULT)).directory
-
-
-def _refuse_what_is_not_there(flags: argparse.Namespace) -> None:
-    if flags.intermediate_store_frequency:
-        raise UserError(
-            "--intermediate_store_frequency is not there yet: intermediate graphs come with a later version; "
-            "leave it out"
-        )
 
 
 if __name__ == "__main__":

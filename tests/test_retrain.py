@@ -175,7 +175,6 @@ def test_the_tutorials_plain_command_works_without_a_network(job, tmp_path, monk
     [
         ({"testing_percentage": 60, "validation_percentage": 50}, "percentage"),
         ({"random_crop": 101}, "--random_crop: '101' is not a whole number from 0 to 100"),
-        ({"intermediate_store_frequency": 100}, "--intermediate_store_frequency is not there yet"),
         ({"train_batch_size": 0}, "--train_batch_size"),
         ({"output_graph": "README.md/output.pb"}, "cannot write README.md"),
         ({"final_tensor_name": "Placeholder"}, "--final_tensor_name: 'Placeholder' is taken in the graph"),

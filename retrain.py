@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache import command
-from cache.errors import UserError
 
 INCEPTION = "inception_v3"
 VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
@@ -70,7 +69,7 @@ def parser() -> command.Parser:
     add(
         "--intermediate_output_graphs_dir",
         type=Path,
-        default=Path("/tmp/intermediate_graph/"),
+        default="/tmp/intermediate_graph/",
         help="gets them, as intermediate_STEP.pb",
     )
     add("--flip_left_right", action="store_true", help="distortion: mirror half of the training images")

@@ -144,22 +144,27 @@ def module_of(directory: Path) -> Module:
 
 
 def shard_names(directory: Path) -> list[str]:
-    """The file names of all committed shards, in the order of their making.
-
-    Raises CacheError where their folder is a link: whoever repairs the cache would delete files of somewhere else.
-    """
-    folder = directory / SHARDS
-    if folder.is_symlink():
-        raise CacheError(f"{folder} is a link; put the folder itself there")
+    """The file names of all committed shards, in the order of their making. Raises CacheError as `shards_in` does."""
     try:
-        return sorted(filter(is_shard_name, os.listdir(folder)))
+        return sorted(filter(is_shard_name, os.listdir(shards_in(directory))))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
+def shards_in(directory: Path) -> Path:
+    """The folder of shards.
+
+    Raises CacheError where it is a link: whoever repairs the cache would delete files of somewhere else.
+    """
+    folder = directory / SHARDS
+    if folder.is_symlink():
+        raise CacheError(f"{folder} is a link; put the folder itself there")
+    return folder
+
+
 def open_shard(directory: Path, name: str, made_by: Module) -> Shard:
     """The shard `name`. Raises CacheError where it is missing, damaged, or of another backbone than `made_by`."""
-    opened = shard.check(shard.read(directory / SHARDS / name))
+    opened = shard.check(shard.read(shards_in(directory) / name))
     if Module.of(opened.path, opened.attributes).fingerprint != made_by.fingerprint:
         raise columns.damage(opened.path, "made by another backbone")
     return opened

@@ -118,7 +118,7 @@ def test_a_small_shard_with_none_to_merge_with_stays_as_it_is(tmp_path, other):
     index_of(tmp_path, [1, 0, 2] if other else [1, 0])
     before = store.shard_names(tmp_path)
     result = compact(tmp_path)
-    assert result == Result(len(before), len(before), 0, 0)
+    assert result == Result(len(before), len(before), 0, 0, 0, 0, 0)
     assert store.shard_names(tmp_path) == before
 
 

@@ -29,7 +29,8 @@ def photo(path, **options):
 def small(opened, folder):
     """{name: picture} of the files in a folder."""
     names = sorted(os.listdir(folder))
-    index = replace(opened.index, image_dir=str(folder), paths=Strings.of(names))
+    numbers = np.arange(len(names))
+    index = replace(opened.index, image_dir=str(folder), paths=Strings.of(names), sizes=numbers, mtimes=numbers)
     found = pictures.small(replace(opened, index=index), np.arange(len(names)))
     return dict(zip(names, found, strict=True))
 

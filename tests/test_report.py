@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
     cache_dir = small_cache.make(root, dtypes=("f2", "f4"), noise=90)
     settings = {"how_many_training_steps": 205, "learning_rate": 0.1, "testing_percentage": 40.0}
-    return run.train(run.TrainSettings(cache_dir, root / "out", **settings))
+    return run.train(run.TrainSettings(cache_dir, root / "out", solver="sgd", **settings))
 
 
 def with_index(result, **columns):

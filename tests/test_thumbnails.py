@@ -2,7 +2,6 @@
 
 import functools
 import io
-import itertools
 import json
 import os
 import shutil
@@ -27,7 +26,8 @@ from extract.__main__ import main
 from tests.pictures import make_folder, write_picture
 from tests.test_cache import REPO, fill, rows
 from tests.test_hostile import mutated
-from tests.test_rot import flip, flips, place_of
+from tests.test_repair import flip, place_of
+from tests.test_rot import flipped
 
 
 def jpeg(seed, size=(12, 8)):
@@ -325,12 +325,13 @@ def test_a_flipped_byte_costs_a_thumbnail_at_most_and_is_found(tmp_path, monkeyp
     monkeypatch.setattr(verify.shard, "read", functools.cache(verify.shard.read))
     monkeypatch.setattr(store, "read_index_table", functools.cache(store.read_index_table))
     wrong = 0
-    for place in itertools.islice(flips(path), 0, None, 2):
-        found = thumbnails.find(opened, np.arange(2))
-        assert all(content in (jpegs[i], None) for i, content in enumerate(found)), place
-        if found != jpegs:
-            wrong += 1
-            assert [damage.path for damage in verify.find(directory)] == [path], place
+    for place in range(0, path.stat().st_size, 2):
+        with flipped(path, {place: (1, 2, 4, 8, 16, 32, 64, 128, 255)[place % 9]}):
+            found = thumbnails.find(opened, np.arange(2))
+            assert all(content in (jpegs[i], None) for i, content in enumerate(found)), place
+            if found != jpegs:
+                wrong += 1
+                assert [damage.path for damage in verify.find(directory)] == [path], place
     assert wrong > sum(map(len, jpegs)) / 2
     assert thumbnails.find(opened, np.arange(2)) == jpegs
 

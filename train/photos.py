@@ -28,10 +28,11 @@ class Photo:
 def read(cache: Cache, rows: Sequence[int] | np.ndarray) -> Iterator[Photo]:
     """The images at `rows` (int [n], of the index), in that order; those that there is no picture of are left out."""
     # So few bytes each that they may all be in memory. The photos are read one at a time.
-    absent = np.array([row for row in np.asarray(rows).tolist() if not os.path.isfile(_path(cache, row))], np.int64)
+    paths = {row: _path(cache, row) for row in np.asarray(rows).tolist()}
+    absent = np.array([row for row, path in paths.items() if path is None or not os.path.isfile(path)], np.int64)
     small = dict(zip(absent.tolist(), thumbnails.find(cache, absent), strict=True))
     for row in np.asarray(rows).tolist():
-        encoded = small[row] if row in small else _content(_path(cache, row))
+        encoded = small[row] if row in small else content(cache, row)
         if encoded is not None:
             yield Photo(row, encoded, row in small)
 
@@ -50,13 +51,25 @@ def samples(cache: Cache, training: np.ndarray, seed: int) -> np.ndarray:
     return chosen
 
 
-def _path(cache: Cache, row: int) -> str:
-    return os.path.join(cache.index.image_dir, cache.paths[row])
-
-
-def _content(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
-    except OSError:
+def content(cache: Cache, row: int) -> bytes | None:
+    """The image's file from image_dir; None where it cannot be read, or lies elsewhere: a cache from somewhere else
+    might name any file of this machine."""
+    path = _path(cache, row)
+    if path is None:
         return None
+    try:
+        with open(path, "rb", opener=_at_once) as file:
+            return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except (OSError, ValueError):  # ValueError: the path holds a null byte
+        return None
+
+
+def _path(cache: Cache, row: int) -> str | None:
+    path = cache.paths[row]
+    inside = not os.path.isabs(path) and os.pardir not in path.split("/")
+    return os.path.join(cache.index.image_dir, path) if inside else None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens without waiting, as opening a pipe would, for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)

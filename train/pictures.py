@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from cache import thumbnails
 from cache.reader import Cache
+from train import photos
 
 SIDE = 96  # pixels, of a picture's longer side
 
@@ -32,21 +30,14 @@ def small(cache: Cache, rows: np.ndarray) -> list[bytes | None]:
 
     None where the cache has no thumbnail, and the photo is not in image_dir any more or cannot be decoded.
     """
-    found = thumbnails.find(cache, rows)
-    folder = Path(cache.index.image_dir)
-    return [
-        _from_photo(folder / cache.paths[row]) if picture is None else picture
-        for row, picture in zip(rows, found, strict=True)
-    ]
+    found = zip(rows.tolist(), thumbnails.find(cache, rows), strict=True)
+    return [_from_photo(photos.content(cache, row)) if picture is None else picture for row, picture in found]
 
 
-def _from_photo(path: Path) -> bytes | None:
+def _from_photo(content: bytes | None) -> bytes | None:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            return None
-        content = path.read_bytes()
-        return _shrink(content)
-    except (OSError, ValueError, tf.errors.OpError):  # ValueError: the path holds a null byte
+        return None if content is None else _shrink(content)
+    except tf.errors.OpError:
         return None
 
 

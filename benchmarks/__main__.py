@@ -14,8 +14,8 @@ from pathlib import Path
 from cache import command
 from cache.errors import UserError
 
-SUITES = ("decode", "forward", "extract", "cache", "train")
-NEED_PHOTOS = ("decode", "extract")
+SUITES = ("decode", "forward", "extract", "cache", "train", "accuracy")
+NEED_PHOTOS = ("decode", "extract", "accuracy")
 
 
 def parser() -> command.Parser:

@@ -6,8 +6,10 @@ import contextlib
 import io
 import multiprocessing
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +19,67 @@ import cache as bottlenecks
 from benchmarks import measure, synthetic
 from benchmarks.measure import Options, Result
 from cache import command, store
-from train.run import TrainSettings
+from cache.reader import Cache
+from train import solvers
+from train.settings import TrainSettings
+from train.solvers import Problem, Progress
 
-VECTORS, BATCH, STEPS = 2400, 100, 4000
+VECTORS, STEPS = 2400, 4000
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 ROWS = 400_000  # 1 GB at float16
 SUITE = "train"
 
 
 def steps(options: Options) -> Iterator[Result]:
-    """The default fit's steps in this process, graphs traced, beside one fit of scikit-learn's."""
+    """The tutorial's steps, and the default fit, in this process, graphs traced, beside one fit of scikit-learn's."""
     from sklearn.linear_model import LogisticRegression
 
-    from train import head, solvers
-    from train.stream import Images
-
     cache = bottlenecks.open(synthetic.write(options.scratch / "steps", VECTORS))
-    images = Images(cache, np.arange(VECTORS))
-    vectors = cache.bottlenecks(images.rows).astype(np.float32)
-    start = head.initial(synthetic.DIMENSION, synthetic.CLASSES, np.random.default_rng(0))
-    how_many = options.scaled(STEPS, least=20)
-
-    def ours(interval: int) -> None:
-        generator = np.random.default_rng(1)
-        for _ in solvers.sgd(
-            start, images, generator, steps=how_many, batch_size=BATCH, learning_rate=0.01, interval=interval
-        ):
-            pass
-
+    settings = TrainSettings(options.scratch, options.scratch, solver="sgd")
+    settings = replace(settings, how_many_training_steps=options.scaled(STEPS, least=20))
+    problem = _problem(cache, settings, held_back=0)
+    vectors = cache.bottlenecks(problem.training.rows).astype(np.float32)
+    strength = _best_strength(_problem(cache, settings, held_back=VECTORS // 5))
+    no_curve = replace(settings, eval_step_interval=settings.how_many_training_steps)
     figures = measure.turns(
         {
-            "command's": measure.seconds(lambda: ours(TrainSettings.eval_step_interval)),
-            "steps alone": measure.seconds(lambda: ours(how_many)),
+            "command's": measure.seconds(lambda: _solve(problem)),
+            "steps alone": measure.seconds(lambda: _solve(replace(problem, settings=no_curve))),
+            "lbfgs": measure.seconds(lambda: _solve(_of(problem, solver="lbfgs", l2=strength))),
             "scikit-learn": measure.seconds(
-                lambda: LogisticRegression(C=1.0, max_iter=1000).fit(vectors, images.label_ids)
+                lambda: LogisticRegression(C=1 / (strength * VECTORS), max_iter=10_000).fit(
+                    vectors, problem.training.label_ids
+                )
             ),
         },
         options.repeats,
     )
-    reference = "LogisticRegression(C=1).fit", figures["scikit-learn"], 1.0
-    case = f"{how_many:,} steps of {BATCH}"
-    yield Result(
-        SUITE, f"{case}, a point each {TrainSettings.eval_step_interval}", "s", figures["command's"], *reference
-    )
+    reference = f"LogisticRegression(C={1 / (strength * VECTORS):.2g}).fit", figures["scikit-learn"], 1.0
+    case = f"{settings.how_many_training_steps:,} steps of {settings.train_batch_size}"
+    points = f"a point each {settings.eval_step_interval}"
+    yield Result(SUITE, f"{case}, {points}", "s", figures["command's"], *reference)
     yield Result(SUITE, f"{case}, no curve", "s", figures["steps alone"], *reference)
+    yield Result(SUITE, f"lbfgs, L2 {strength:.2g}", "s", figures["lbfgs"], *reference)
+
+
+def sweeping(options: Options) -> Iterator[Result]:
+    """All heads of a sweep, beside one head alone."""
+    from train import sweep
+
+    cache = bottlenecks.open(synthetic.write(options.scratch / "sweep", VECTORS))
+    settings = TrainSettings(options.scratch, options.scratch, solver="sweep")
+    settings = replace(settings, how_many_training_steps=options.scaled(STEPS, least=20))
+    problem = _problem(cache, settings, held_back=VECTORS // 5)
+    trials = sweep.grid()
+    figures = measure.turns(
+        {
+            "all": measure.seconds(lambda: _exhaust(sweep.sweep(problem, None, trials))),
+            "one": measure.seconds(lambda: _exhaust(sweep.sweep(problem, None, trials[:1]))),
+        },
+        options.repeats,
+    )
+    case = f"{len(trials)} heads, {settings.how_many_training_steps:,} steps"
+    yield Result(SUITE, case, "s", figures["all"], "one head", figures["one"], 1 / 3)
 
 
 def command_(options: Options) -> Iterator[Result]:
@@ -112,7 +132,9 @@ def growth(options: Options) -> Iterator[Result]:
     for count in (small, large):
         cache = folder / f"{count}" / "cache"
         cache.mkdir(parents=True)
-        (cache / store.SHARDS).symlink_to(shards)
+        (cache / store.SHARDS).mkdir()
+        for name in store.shard_names(shards.parent):
+            (cache / store.SHARDS / name).hardlink_to(shards / name)
         synthetic.write_index(cache, np.arange(count, dtype=np.int32) % synthetic.CLASSES)
         _write_backbone(cache)
     megabytes: dict[int, list[float]] = {small: [], large: []}
@@ -129,7 +151,35 @@ def growth(options: Options) -> Iterator[Result]:
     yield Result(SUITE, f"{case}, memory", "MB", megabytes[large], reference, megabytes[small])
 
 
-CASES = (steps, command_, streaming, growth)
+CASES = (steps, sweeping, command_, streaming, growth)
+
+
+def _problem(cache: Cache, settings: TrainSettings, held_back: int) -> Problem:
+    """All images train but the last `held_back`, which validate."""
+    from train.stream import Images
+
+    rows = np.arange(len(cache))
+    training, validation = Images(cache, rows[: len(rows) - held_back]), Images(cache, rows[len(rows) - held_back :])
+    return Problem(training, validation, settings, "/CPU:0")
+
+
+def _of(problem: Problem, **settings: Any) -> Problem:
+    return replace(problem, settings=replace(problem.settings, **settings))
+
+
+def _solve(problem: Problem) -> Progress:
+    return _exhaust(solvers.solve(problem))
+
+
+def _exhaust(progress: Iterator[Progress]) -> Progress:
+    """The last one."""
+    return deque(progress, 1).pop()
+
+
+def _best_strength(problem: Problem) -> float:
+    """The L2 with which the validation images get the least cross entropy."""
+    found = {l2: _solve(_of(problem, solver="lbfgs", l2=l2)).validation for l2 in STRENGTHS}
+    return min(found, key=lambda l2: found[l2].cross_entropy)  # type: ignore[union-attr]
 
 
 def _few(options: Options) -> int:

@@ -1,0 +1,54 @@
+"""Distorted versions of the images, each in a store of its own beside the plain one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cache import command, store
+from cache.errors import UserError
+from extract import plan, target, view
+from extract.images import Images
+from extract.network import Network
+from extract.settings import Settings
+
+
+def bring_up_to_date(
+    settings: Settings,
+    images: Images,
+    directory: Path,
+    rejected: Mapping[int, store.Rejected],
+    load: Callable[[], Network],
+) -> int:
+    """Does for each distorted version what `run.extract` does for the images as they are.
+
+    Returns how many images the network ran on. Raises UserError as that does.
+    """
+    plain = store.module_of(directory)
+    store.sweep(directory / store.DISTORTED)
+    if dropped := target.drop_other_versions(directory, plain, settings):
+        print(f"distorted versions that were made with other flags are replaced: {dropped}")
+    total = 0
+    for number in range(1, settings.augment + 1):
+        distortion = settings.distortion(number)
+        made_by, folder = target.version(directory, plain, distortion)
+        unreadable, computed = dict(rejected), 0
+        with store.locked(folder, shared=True):
+            work = plan.make(images, folder, unreadable, settings.threads)
+        if len(work.missing):
+            network = load()
+            if network.directory != directory:
+                raise UserError(
+                    f"{settings.module} is no more the network that made {directory}; give another --cache_dir"
+                )
+            command.check_writable(folder, "--cache_dir")
+            store.sweep(folder)
+            filled = network.fill(made_by, folder, images, work.missing, work.shards, distortion)
+            computed = filled.computed
+            unreadable |= filled.rejected
+        if store.shard_names(folder):
+            with store.locked(folder):
+                work = view.complete(work, computed, images, folder, unreadable, settings)
+                view.write_index(folder, images, work)
+        total += computed
+    return total

@@ -5,7 +5,7 @@
 #   make predict IMAGES="a.jpg b.jpg"           labels photos with it
 #   make bench IMAGE_DIR=~/flower_photos        measures each stage beside its limit
 #
-# ARGS passes further flags on: make train ARGS="--learning_rate 0.1"; python -m train -h lists them.
+# ARGS passes further flags on: make train ARGS="--solver sweep"; python -m train -h lists them.
 
 CACHE_DIR ?= bottlenecks
 OUTPUT_DIR ?= retrained

@@ -166,7 +166,7 @@ def _curves(result: Result) -> str:
 
 
 def _grid(grid: Sequence[Trial]) -> str:
-    told = "The accuracy on the validation images of each head that was fitted; the framed one was chosen."
+    told = "The accuracy on the validation images of each head that was fitted. The framed one was chosen, for the least cross entropy on them."
     if all(trial.validation_accuracy is None for trial in grid):
         told = "There were no validation images to choose by."
     over_rates = any(trial.learning_rate is not None for trial in grid)
@@ -190,7 +190,7 @@ def _heat_maps(grid: Sequence[Trial]) -> str:
                 accuracy = trial.validation_accuracy if trial else None
                 share = 0.0 if accuracy is None else max(0.0, 1 - (best - accuracy) / span)
                 cells.append(cell(_accuracy(trial), share, chosen=bool(trial and trial.chosen), tip=_loss(trial)))
-            rows.append((f"L2 {l2:g}", cells))
+            rows.append((f"L2 {l2:.2g}", cells))
         drawn += f"<h3>{escape(_weighting(weighting))}</h3>"
         drawn += matrix("learning rate", [f"{rate:g}" for rate in rates], rows, upright=False)
     return drawn
@@ -210,14 +210,14 @@ def _strengths(grid: Sequence[Trial]) -> str:
         apart = math.ceil(len(strengths) / 7)  # texts of ticks that touch cannot be read
         drawn = charts.lines(
             "Validation accuracy over the strength of L2",
-            Axis(0, len(strengths) - 1, [(i, f"{strengths[i]:g}") for i in range(0, len(strengths), apart)]),
+            Axis(0, len(strengths) - 1, [(i, f"{strengths[i]:.2g}") for i in range(0, len(strengths), apart)]),
             charts.around(min(known), max(known), lambda share: f"{100 * share:.4g}%"),
             [Line(colour, [point(t) for t in _by_strength(grid, name)]) for name, colour in colours.items()],
             next((point(t) for t in grid if t.chosen), None),
         )
     rows = [
         (
-            f"L2 {t.l2:g}" + f", {_weighting(t.class_weights)}" * several,
+            f"L2 {t.l2:.2g}" + f", {_weighting(t.class_weights)}" * several,
             [cell(_accuracy(t), chosen=t.chosen), cell(_number(t.validation_cross_entropy))],
         )
         for t in sorted(grid, key=lambda t: (t.class_weights, t.l2))

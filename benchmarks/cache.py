@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -124,6 +125,8 @@ def opening(options: Options) -> Iterator[Result]:
     )
     case = f"open {count:,} images"
     yield Result(SUITE, case, "s", figures["ours"], "read the index's bytes", figures["bytes"])
+    _, megabytes = measure.command([sys.executable, "-c", f"import cache; cache.open({str(folder)!r})"])
+    yield Result(SUITE, f"{case}, memory of the process", "MB", [megabytes], target=1000)
     shutil.rmtree(folder)
 
 

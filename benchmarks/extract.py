@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,13 +31,6 @@ KERAS_BATCH = 32
 HELP_SECONDS = 0.3
 FILES = 1_000_000
 NOTHING_TO_DO_MB = 1000
-# A process of its own in between: until a new program has started, its memory counts as that of who started it.
-_WATCH = """
-import resource, subprocess, sys, time
-began = time.perf_counter()
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
-
 # The photos that one turn of each takes, so that all last a few seconds: (ours, Keras).
 PHOTOS = {"EfficientNet-Lite0": (1500, 320), "Inception V3": (320, 96)}
 # Of the ratio to Keras: with the engine that auto takes, and with TensorFlow.
@@ -106,13 +99,13 @@ def nothing_to_do(options: Options) -> Iterator[Result]:
     megabytes: list[float] = []
 
     def ours() -> float:
-        spent, peak = _run([sys.executable, "-m", "extract", *flags])
+        spent, peak = measure.command([sys.executable, "-m", "extract", *flags])
         megabytes.append(peak)
         return spent
 
     walk = f"import os\nfor _, _, _, fd in os.fwalk({settings.image_dir!r}):\n for e in os.scandir(fd): e.stat()"
     figures = measure.turns(
-        {"ours": ours, "walk": lambda: _run([sys.executable, "-c", walk])[0]}, -(-options.repeats // 2)
+        {"ours": ours, "walk": lambda: measure.command([sys.executable, "-c", walk])[0]}, -(-options.repeats // 2)
     )
     assert (directory / store.INDEX).stat().st_mtime_ns == written, "there was something to do"
     case = f"nothing to do, {count:,} files"
@@ -187,15 +180,6 @@ def _write_files(folder: Path, count: int) -> None:
         (folder / f"class {number}").mkdir(parents=True)
     for number in range(count):
         (folder / f"class {number % synthetic.CLASSES}" / f"photo-{number:09}.jpg").touch()
-
-
-def _run(arguments: Sequence[str]) -> tuple[float, float]:
-    """Seconds of a command, and the most memory that it took, MB. Raises UserError where it fails."""
-    done = subprocess.run([sys.executable, "-c", _WATCH, *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{' '.join(arguments[:3])} failed ({done.stderr.strip()})")
-    spent, kilobytes = done.stdout.splitlines()[-1].split()
-    return float(spent), float(kilobytes) / 1e3
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,12 @@ from cache.errors import UserError
 Contender = Callable[[], float]
 
 SMALLER_IS_BETTER = ("s", "MB")
+# A process of its own in between: until a new program has started, its memory counts as that of who started it.
+_WATCH = """
+import resource, subprocess, sys, time
+began = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
 _PACKAGES = ("tensorflow", "keras", "openvino", "numpy", "h5py", "scikit-learn", "pillow")
 
 
@@ -110,6 +118,15 @@ def rate_for(seconds: float, amount: float, work: Callable[[], object]) -> Conte
 def seconds(work: Callable[[], object]) -> Contender:
     """The figure is how long `work` takes."""
     return lambda: _seconds(work)
+
+
+def command(arguments: Sequence[str]) -> tuple[float, float]:
+    """Seconds of a command, and the most memory that it took, MB. Raises UserError where it fails."""
+    done = subprocess.run([sys.executable, "-c", _WATCH, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{' '.join(arguments[:3])} failed ({done.stderr.strip()})")
+    spent, kilobytes = done.stdout.splitlines()[-1].split()
+    return float(spent), float(kilobytes) / 1e3
 
 
 def table(results: Sequence[Result]) -> str:

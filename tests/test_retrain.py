@@ -255,7 +255,7 @@ def test_a_part_may_be_empty(ask):
 
 @of("validation_batch_size", "test_batch_size")
 def test_so_many_images_validate_and_test(ask):
-    found = ask(validation_batch_size=7, test_batch_size=5)
+    found = ask(validation_batch_size=7, test_batch_size=5, testing_percentage=40)
     assert {steps[2].split("(")[1] for steps in found.steps.values()} == {"N=7)"}
     assert found.tested == 5
 

@@ -315,7 +315,7 @@ def test_what_a_real_run_leaves_gives_the_same_probabilities(job, tmp_path):
     assert (prediction.argmax(1) == np.repeat([0, 1], 60)).mean() > 0.9
 
 
-def test_only_a_saved_model_is_replaced(ask, job, tmp_path, capfd):
+def test_only_a_saved_model_is_replaced(ask, job, tmp_path, capfd, monkeypatch):
     ask(saved_model_dir=tmp_path / "saved")
     before = (tmp_path / "saved" / "saved_model.pb").stat().st_ino
     ask(saved_model_dir=tmp_path / "saved", how_many_training_steps=10)
@@ -326,6 +326,7 @@ def test_only_a_saved_model_is_replaced(ask, job, tmp_path, capfd):
         f"error: --saved_model_dir {tmp_path / 'saved'} is there, and is no SavedModel to replace; name a new folder\n"
     )
     assert (tmp_path / "saved" / "thesis.txt").exists()
+    monkeypatch.chdir(tmp_path)  # what would be replaced by mistake
     ask(saved_model_dir="")  # the tutorial's way to say none
     assert list(tmp_path.iterdir()) == [tmp_path / "saved"]
 

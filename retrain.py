@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
+import warnings
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache import command
+from cache.errors import UserError
 
 INCEPTION = "inception_v3"
 VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
@@ -18,6 +22,9 @@ DISTORTIONS = ("flip_left_right", "random_crop", "random_scale", "random_brightn
 # Distorted versions of each image. The tutorial's script distorts images anew in every step, 400,000 of them in 4,000
 # steps; these cost five passes over the images, once.
 AUGMENT = 5
+
+# What TensorFlow puts into the folder of a SavedModel.
+SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 if TYPE_CHECKING:
     from train import run
@@ -44,7 +51,7 @@ def parser() -> command.Parser:
         help=f"the network; takes what `python -m extract --module` takes (default: {INCEPTION} from TensorFlow Hub; "
         "where that cannot be reached, the built-in efficientnet_lite0)",
     )
-    add("--bottleneck_dir", default="/tmp/bottleneck", help="where the bottlenecks are kept")
+    add("--bottleneck_dir", type=command.path, default="/tmp/bottleneck", help="where the bottlenecks are kept")
     add("--how_many_training_steps", type=command.positive, default=4000, help="batches to train on")
     add("--learning_rate", type=command.positive_float, default=0.01, help="how far one step goes")
     add("--train_batch_size", type=command.positive, default=100, help="images in a step")
@@ -54,21 +61,21 @@ def parser() -> command.Parser:
     add("--test_batch_size", type=command.batch_size, default=-1, help="images in the final test; -1: all")
     add("--eval_step_interval", type=command.positive, default=10, help="steps between two validations")
     add("--print_misclassified_test_images", action="store_true", help="print path and predicted label of each")
-    add("--summaries_dir", type=Path, default=Path("/tmp/retrain_logs"), help="where TensorBoard finds the run")
-    add("--output_graph", type=Path, default=Path("/tmp/output_graph.pb"), help="gets the frozen graph")
-    add("--output_labels", type=Path, default=Path("/tmp/output_labels.txt"), help="gets the labels, one a line")
+    add("--summaries_dir", type=_path, default="/tmp/retrain_logs", help="where TensorBoard finds the run")
+    add("--output_graph", type=_path, default="/tmp/output_graph.pb", help="gets the frozen graph")
+    add("--output_labels", type=_path, default="/tmp/output_labels.txt", help="gets the labels, one a line")
     add(
         "--final_tensor_name",
         type=command.tensor_name,
         default="final_result",
         help="name of the softmax output in the frozen graph",
     )
-    add("--saved_model_dir", type=Path, default=None, help="gets a SavedModel (default: none is written)")
-    add("--checkpoint_path", type=Path, default=Path("/tmp/_retrain_checkpoint"), help="gets the layer's variables")
+    add("--saved_model_dir", default=None, help="becomes a SavedModel (default: none is written)")
+    add("--checkpoint_path", type=_path, default="/tmp/_retrain_checkpoint", help="gets the layer's variables")
     add("--intermediate_store_frequency", type=command.natural, default=0, help="steps between two graphs; 0: none")
     add(
         "--intermediate_output_graphs_dir",
-        type=Path,
+        type=_path,
         default="/tmp/intermediate_graph/",
         help="gets them, as intermediate_STEP.pb",
     )
@@ -77,17 +84,23 @@ def parser() -> command.Parser:
     add("--random_crop", type=percent, default=0, help="distortion: per cent of margin cropped off at random")
     add("--random_scale", type=percent, default=0, help="distortion: per cent of random enlargement")
     add("--random_brightness", type=percent, default=0, help="distortion: per cent that pixels are multiplied by")
-    add("--logging_verbosity", choices=VERBOSITIES, default="INFO", help="WARN and above: errors only")
+    add(
+        "--logging_verbosity", choices=VERBOSITIES, default="INFO", help="WARN: warnings and errors only; above: errors"
+    )
     return flags
 
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
-    quiet = VERBOSITIES.index(flags.logging_verbosity) >= VERBOSITIES.index("WARN")
+    level = VERBOSITIES.index(flags.logging_verbosity)
+    flags.quiet = level >= VERBOSITIES.index("WARN")
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     with contextlib.ExitStack() as stack:
-        if quiet:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
+        nowhere = stack.enter_context(open(os.devnull, "w", errors="replace"))
+        if flags.quiet:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if level > VERBOSITIES.index("WARN"):  # errors are told when this is left
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
         _retrain(flags)
 
 
@@ -95,24 +108,45 @@ def _retrain(flags: argparse.Namespace) -> None:
     from train import split
 
     split.check_percentages(flags.testing_percentage, flags.validation_percentage)
-    from train import run
+    _check_places(flags)
+    directory = _extract(flags)
+    try:
+        _train(flags, directory)
+    except KeyboardInterrupt:
+        raise command.Interrupted(
+            f"interrupted; the bottlenecks are kept in {directory}, and the same command trains anew on them"
+        ) from None
 
-    folders = {"output_graph": flags.output_graph.parent, "output_labels": flags.output_labels.parent}
-    folders |= {"checkpoint_path": flags.checkpoint_path.parent, "summaries_dir": flags.summaries_dir}
-    if flags.saved_model_dir:
-        folders["saved_model_dir"] = flags.saved_model_dir.absolute().parent
-    for name, folder in folders.items():
-        command.check_writable(folder, f"--{name}")
+
+def _check_places(flags: argparse.Namespace) -> None:
+    """Raises UserError for what cannot be written, or must not be replaced."""
+    for name in ("output_graph", "output_labels", "checkpoint_path"):
+        path = getattr(flags, name)
+        if path.is_dir():
+            raise UserError(f"--{name} {path} is a folder; name a file in it")
+        command.check_writable(path.parent, f"--{name}")
+    command.check_writable(flags.summaries_dir, "--summaries_dir")
     if flags.intermediate_store_frequency:
         command.check_writable(flags.intermediate_output_graphs_dir, "--intermediate_output_graphs_dir")
-    directory = _extract(flags)
-    command.import_tensorflow()
-    from train import export
+    if flags.saved_model_dir:
+        folder = Path(flags.saved_model_dir).absolute()
+        command.check_writable(folder.parent, "--saved_model_dir")
+        if folder.exists() and not (folder.is_dir() and SAVED_MODEL.issuperset(os.listdir(folder))):
+            raise UserError(f"--saved_model_dir {folder} is there, and is no SavedModel to replace; name a new folder")
 
-    def store(progress: Progress, fitting: run.Fitting) -> None:
-        if flags.intermediate_store_frequency and progress.step % flags.intermediate_store_frequency == 0:
+
+def _train(flags: argparse.Namespace, directory: Path) -> None:
+    """Fits the layer to the bottlenecks in `directory`, and writes what the flags ask for."""
+    command.import_tensorflow()
+    from train import export, run
+
+    def show(progress: Progress, fitting: run.Fitting) -> None:
+        frequency = flags.intermediate_store_frequency
+        if frequency and progress.step % frequency == 0:
             path = flags.intermediate_output_graphs_dir / f"intermediate_{progress.step}.pb"
             export.write_frozen_graph(path, fitting.cache, progress.head, flags.final_tensor_name)
+        if fitting.curve and fitting.curve[-1].step == progress.step:
+            _print(progress)
 
     result = run.fit(
         run.TrainSettings(
@@ -129,19 +163,30 @@ def _retrain(flags: argparse.Namespace) -> None:
             solver="sgd",
             distorted=any(getattr(flags, name) for name in DISTORTIONS),
             eval_step_interval=flags.eval_step_interval,
-            print_misclassified_test_images=flags.print_misclassified_test_images,
             summaries_dir=flags.summaries_dir,
             intermediate_store_frequency=flags.intermediate_store_frequency,
         ),
-        store,
+        show,
+        silent=True,
     )
     export.write_frozen_graph(flags.output_graph, result.cache, result.head, flags.final_tensor_name)
     export.write_labels(flags.output_labels, result.cache.labels)
     export.write_checkpoint(flags.checkpoint_path, result.head)
     if flags.saved_model_dir:
-        export.write_tutorial_saved_model(flags.saved_model_dir, result.cache, result.head)
+        export.write_tutorial_saved_model(Path(flags.saved_model_dir), result.cache, result.head)
+    if flags.print_misclassified_test_images and result.test:
+        run.tell_mistakes(result.cache, result.test, flags.image_dir)
     print(f"graph: {flags.output_graph}, labels: {flags.output_labels}, TensorBoard: {flags.summaries_dir}")
     print(run.final_line(result))
+
+
+def _print(progress: Progress) -> None:
+    """The tutorial's lines, which its users' scripts look for."""
+    lines = [f"Train accuracy = {progress.accuracy:.1%}", f"Cross entropy = {progress.cross_entropy:f}"]
+    if validation := progress.validation:
+        lines.append(f"Validation accuracy = {validation.accuracy:.1%} (N={validation.count})")
+    for line in lines:
+        print(f"{datetime.now()}: Step {progress.step}: {line}", flush=True)
 
 
 def _extract(flags: argparse.Namespace) -> Path:
@@ -157,21 +202,34 @@ def _extract(flags: argparse.Namespace) -> Path:
         flags.tfhub_module or INCEPTION,
         augment=AUGMENT * any(distortions.values()),
         **distortions,
+        show_bar=not flags.quiet,
     )
     try:
-        return extract(settings).directory
+        found = extract(settings)
     except UnreachableError:
         # Somebody who chose a network wants that one or an error; somebody who typed the tutorial's command
         # wants a classifier.
         if flags.tfhub_module:
             raise
-    print(
-        f"warning: {INCEPTION} cannot be downloaded, so the built-in {DEFAULT} takes its place; "
-        "--tfhub_module chooses a network",
-        file=sys.stderr,
-    )
-    return extract(replace(settings, module=DEFAULT)).directory
+        warnings.warn(
+            f"{INCEPTION} cannot be downloaded, so the built-in {DEFAULT} takes its place; "
+            "--tfhub_module chooses a network",
+            stacklevel=2,
+        )
+        found = extract(replace(settings, module=DEFAULT))
+    if found.rejected:
+        warnings.warn(
+            f"left out, as broken or no images: {found.rejected}; see {found.directory / 'rejected.csv'}",
+            stacklevel=2,
+        )
+    return found.directory
+
+
+def _path(text: str) -> Path:
+    return Path(command.path(text))
 
 
 if __name__ == "__main__":
+    # A job that is told to stop commits what it has, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(command.run(main))

@@ -80,7 +80,7 @@ def fill(
     with (
         devices.running_in(settings.precision, names) as precision,
         nvml.watching(names) as gpus,
-        tqdm(total=len(missing), unit=" images", desc=title) as bar,
+        tqdm(total=len(missing), unit=" images", desc=title, disable=not settings.show_bar) as bar,
     ):
         with clocks.clock(monitor.STARTING):
             engine = build_engine(precision)

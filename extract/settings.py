@@ -46,6 +46,7 @@ class Settings:
     random_scale: int = 0
     random_brightness: int = 0
     augment_seed: int = 0
+    show_bar: bool = True  # of the progress, on standard error
 
     @property
     def threads(self) -> int:

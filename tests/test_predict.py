@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
+import termios
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +209,36 @@ def test_a_model_of_an_earlier_version_is_served(world, expected, tmp_path, caps
     assert errors[0] == f"error: {tmp_path / 'broken.png'}: {BROKEN}"
     assert list(answers(out)) == paths
     check(answers(out), expected)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_bar_is_on_the_terminal_unless_the_answers_are(world, expected, elsewhere):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    running = subprocess.Popen(
+        [sys.executable, "-m", "train.predict", "--model", world[1], "--batch_size", "1", "--csv", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE if elsewhere else theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    names = [os.fsencode(path) + b"\n" for path in list(expected)[:9]]
+    with running, open(ours, "rb", buffering=0) as terminal:
+        patience = threading.Timer(60, running.kill)  # many times what it takes; else a test that fails would hang
+        patience.start()
+        running.stdin.writelines(names[:3])
+        running.stdin.flush()
+        answers = running.stdout if elsewhere else terminal
+        assert answers.readline().startswith(b"path,")
+        assert answers.readline().startswith(names[0].strip())
+        time.sleep(1.1)  # what is done sooner, needs no bar
+        running.stdin.writelines(names[3:])
+        running.stdin.close()
+        assert running.wait() == 0
+        patience.cancel()
+        # All at once: after that, a terminal without a program says nothing but that there is none.
+        shown = terminal.read(1 << 16)
+    assert (b"predict: 9 images" in shown) == elsewhere
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ HISTOGRAMS = 20  # of the weights and biases in a run
 
 
 class Watch:
-    """Use it as a context; `show` each point of the learning curves."""
+    """Use it as a context; `show` each point of the learning curves. If `silent`, TensorBoard alone shows them."""
 
-    def __init__(self, logs_dir: Path, solver: str):
+    def __init__(self, logs_dir: Path, solver: str, silent: bool = False):
         self._train, self._validation = (summaries.writer(logs_dir / name) for name in ("train", "validation"))
-        self._bar = tqdm(unit=" iterations" if solver == "lbfgs" else " steps", disable=not sys.stderr.isatty())
+        self._silent = silent
+        unit = " iterations" if solver == "lbfgs" else " steps"
+        self._bar = tqdm(unit=unit, disable=silent or not sys.stderr.isatty())
         self._lines, self._histograms = (_Rhythm(times, solver == "lbfgs") for times in (LINES, HISTOGRAMS))
 
     def __enter__(self) -> Watch:
@@ -47,7 +49,7 @@ class Watch:
             text = f"train {train}, loss {point.train_cross_entropy:.3f}, validation {validation}"
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(point.step - self._bar.n)
-        elif self._lines.due(progress):
+        elif not self._silent and self._lines.due(progress):
             count = progress.validation.count if progress.validation else 0
             last = progress.grid[-1] if progress.grid else None
             strength = f", L2 {last.l2:.2g}" if last and last.learning_rate is None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -107,8 +108,12 @@ def train(settings: TrainSettings) -> Result:
     return result
 
 
-def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | None = None) -> Result:
+def fit(
+    settings: TrainSettings, each: Callable[[Progress, Fitting], None] | None = None, silent: bool = False
+) -> Result:
     """Trains and evaluates; writes nothing but the summaries in logs_dir. `each` is called with every Progress.
+
+    If `silent`, neither a bar nor lines show the steps: `each` may.
 
     Raises UserError for percentages, a cache or a folder that will not do, before TensorFlow is imported, and
     for a learning rate that makes the cross entropy infinite.
@@ -141,7 +146,7 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
         print(f"{len(training) - len(plain):,} distorted versions of the training images train, too")
     problem = solvers.Problem(training, validation, settings, devices.choose(settings.device))
     began = time.monotonic()
-    with Watch(settings.logs_dir, settings.solver) as watch:
+    with Watch(settings.logs_dir, settings.solver, silent) as watch:
         for progress in solvers.solve(problem, state):
             if settings.solver != "sgd" or progress.step % settings.eval_step_interval == 0 or progress.is_last:
                 if fitting.curve and fitting.curve[-1].step == progress.step:
@@ -164,7 +169,7 @@ def fit(settings: TrainSettings, each: Callable[[Progress, Fitting], None] | Non
     )
     summaries.conclude(result)
     if settings.print_misclassified_test_images and result.test:
-        _tell_mistakes(cache, result.test)
+        tell_mistakes(cache, result.test)
     return result
 
 
@@ -176,6 +181,13 @@ def final_line(result: Result) -> str:
             "or add images"
         )
     return f"Final test accuracy = {result.test.accuracy:.1%} (N={result.test.count})"
+
+
+def tell_mistakes(cache: Cache, test: Evaluation, folder: str = "") -> None:
+    """Prints the path, below `folder`, and the predicted label of each image that is taken for another class's."""
+    print("Misclassified test images:")
+    for row, label_id in zip(test.mistakes, test.predicted, strict=True):
+        print(f"{report.printable(os.path.join(folder, cache.paths[row]))}  {cache.labels[label_id]}")
 
 
 def _split(cache: Cache, settings: TrainSettings) -> tuple[Cache, np.ndarray]:
@@ -251,9 +263,3 @@ def _write_report(result: Result) -> None:
     for name, text in (("metrics.json", report.metrics(result)), ("report.html", report.html(result))):
         with export.writing(folder / name):
             (folder / name).write_text(text, encoding="utf-8")
-
-
-def _tell_mistakes(cache: Cache, test: Evaluation) -> None:
-    print("Misclassified test images:")
-    for row, label_id in zip(test.mistakes, test.predicted, strict=True):
-        print(f"{report.printable(cache.paths[row])}  {cache.labels[label_id]}")

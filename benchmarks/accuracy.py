@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -58,7 +57,8 @@ def _caches(options: Options) -> Iterator[tuple[str, Cache]]:
 
 
 def _split(cache: Cache, kind: str, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the index that train, validate and test. What is thinned out is so in all three."""
+    """Rows of the index that train, validate and test. Unequal classes are so in all three; an eighth is of the
+    training images alone."""
     order = generator.permutation(len(cache))
     label_ids = cache.label_ids[order]
     if kind == "unequal classes":
@@ -77,7 +77,7 @@ def _ours(
 
     settings = TrainSettings(options.scratch, options.scratch, solver=solver)
     problem = solvers.Problem(Images(cache, training), Images(cache, validation), settings, "/CPU:0")
-    last = deque(solvers.solve(replace(problem)), 1).pop()
+    last = deque(solvers.solve(problem), 1).pop()
     evaluation = evaluate.evaluate(last.head, Images(cache, test))
     assert evaluation is not None
     return evaluation.accuracy

@@ -161,7 +161,7 @@ def test_a_laptop_uses_the_thumbnails_and_says_so(world, laptop, tmp_path, capsy
     seen = testing[:40]
     add_thumbnails(world, directory, index, np.concatenate([np.flatnonzero(world[1].sets == split.TRAIN)[:9], seen]))
     flags = ["--cache_dir", copied, "--output_dir", tmp_path / "out", "--testing_percentage", "40", "--seed", "1"]
-    flags += ["--how_many_training_steps", "50", "--tflite", "int8", "int8"]
+    flags += ["--solver", "sgd", "--how_many_training_steps", "50", "--tflite", "int8", "int8"]
     assert command.run(main, [*map(str, flags)]) == 0
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())["exports"]
     assert list(told) == ["classifier_int8.tflite"]
@@ -223,7 +223,7 @@ sys.exit(99 if "tensorflow" in sys.modules else status)"""
 
 def test_float16_needs_no_picture_and_nothing_else_is_written_to_the_terminal(laptop, tmp_path):
     copied, _, _ = laptop
-    flags = ["--cache_dir", copied, "--output_dir", tmp_path / "out", "--how_many_training_steps", "20"]
+    flags = ["--cache_dir", copied, "--output_dir", tmp_path / "out", "--l2", "0.01"]
     done = subprocess.run(
         [sys.executable, "-m", "train", *map(str, flags), "--tflite", "float16"],
         cwd=REPO,
@@ -264,7 +264,7 @@ def test_a_network_that_does_not_fit_is_named_and_the_rest_is_written(world, tmp
     shutil.rmtree(directory / store.BACKBONE)
     tf.saved_model.save(module, str(directory / store.BACKBONE))
     sums.write(directory / store.BACKBONE)
-    flags = ["--cache_dir", copied, "--output_dir", tmp_path / "out", "--how_many_training_steps", "20"]
+    flags = ["--cache_dir", copied, "--output_dir", tmp_path / "out", "--l2", "0.01"]
     assert command.run(main, [*map(str, flags), "--tflite", "float16"]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "TensorFlow Lite cannot hold tiny as float16 (it has no Digamma); leave out --tflite" in line
@@ -284,7 +284,7 @@ def test_a_place_that_cannot_be_written_is_named(world, tmp_path):
 
 def test_the_frozen_graph_answers_as_the_saved_model_does(world, tmp_path):
     root, result = world
-    flags = ["--cache_dir", root / "cache", "--output_dir", tmp_path / "out", "--how_many_training_steps", "20"]
+    flags = ["--cache_dir", root / "cache", "--output_dir", tmp_path / "out", "--l2", "0.01"]
     flags += ["--frozen_graph", "--final_tensor_name", "softmax/mine"]
     assert command.run(main, [*map(str, flags)]) == 0
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())["exports"]

@@ -14,7 +14,11 @@ from tests import small_cache
 from train.interrupted import FILE
 
 REPO = Path(__file__).parents[1]
-ENOUGH = {"sgd": ["--how_many_training_steps", "60000"], "sweep": ["--how_many_training_steps", "40000"], "lbfgs": []}
+ENOUGH = {
+    "sgd": ["--how_many_training_steps", "60000", "--eval_step_interval", "1000"],
+    "sweep": ["--how_many_training_steps", "40000"],
+    "lbfgs": [],
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,7 @@ def head_of(out):
     ("solver", "kind"), [("sgd", signal.SIGINT), ("sgd", signal.SIGTERM), ("sweep", signal.SIGTERM)]
 )
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(cache_dir, tmp_path, solver, kind):
-    flags = ["--eval_step_interval", "1000", *ENOUGH[solver]]
+    flags = ENOUGH[solver]
     child = start(cache_dir, tmp_path / "stopped", solver, *flags)
     first_line_of_progress(child)
     child.send_signal(kind)
@@ -70,20 +74,22 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(cache_dir, tmp_path, sol
     assert not saved.exists()
 
 
-def test_lbfgs_goes_on_at_the_strength_where_it_was(cache_dir, tmp_path):
+@pytest.mark.parametrize("further", [0, 3])  # iterations of the third strength
+def test_lbfgs_goes_on_at_the_strength_where_it_was(cache_dir, tmp_path, further):
     # In this process, where it can be stopped at a chosen iteration.
     from cache import command
     from train import run
     from train.settings import TrainSettings
 
     settings = TrainSettings(cache_dir, tmp_path / "out")
-    fit, seen = run.fit, []
+    fit, seen, seen_of_third = run.fit, [], []
 
     def stopped(settings, each):
         def keep(progress, fitting):
             each(progress, fitting)
             seen.append(progress.step)
-            if len(progress.grid) == 2:
+            seen_of_third.extend([progress.step] * (len(progress.grid) == 2))
+            if len(seen_of_third) > further:
                 raise KeyboardInterrupt
 
         return fit(settings, keep)
@@ -112,13 +118,14 @@ def error_of(cache_dir, out, *flags, solver="sgd"):
 
 def test_what_cannot_go_on_is_told_in_one_line(cache_dir, tmp_path):
     assert "no run was interrupted; leave --resume out" in error_of(cache_dir, tmp_path, "--resume")
-    flags = ["--eval_step_interval", "1000", *ENOUGH["sgd"]]
+    flags = ENOUGH["sgd"]
     child = start(cache_dir, tmp_path, "sgd", *flags)
     first_line_of_progress(child)
     child.terminate()
     child.communicate(timeout=120)
     other = error_of(cache_dir, tmp_path, *flags, "--learning_rate", "0.5", "--resume")
-    assert "belongs to a run with --learning_rate 0.01, not 0.5" in other
+    assert "belongs to a run with --learning_rate 0.01; do the same" in other
+    assert "belongs to a run without --l2" in error_of(cache_dir, tmp_path, *flags, "--l2", "0.5", "--resume")
     assert "on other images" in error_of(
         small_cache.make(tmp_path / "other", counts=(40, 50, 50)), tmp_path, *flags, "--resume"
     )

@@ -247,12 +247,6 @@ def test_heads_that_diverge_are_told_and_harm_no_other(opened):
         list(sweep.sweep(problem_of(opened, solver="sweep", how_many_training_steps=200), None, [trials[1]]))
 
 
-def test_a_sweep_without_validation_images_is_refused(opened):
-    problem = replace(problem_of(opened, solver="sweep"), validation=Images(opened, np.arange(0)))
-    with pytest.raises(UserError, match=r"needs validation images.*--validation_percentage"):
-        list(solvers.solve(problem))
-
-
 # --- all of them -----------------------------------------------------------------------------------------------
 
 

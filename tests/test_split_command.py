@@ -30,7 +30,16 @@ def laid_out(tmp_path_factory, module):
 
 def train(capsys, cache_dir, output_dir, *flags):
     """(the line on the classes, standard error, metrics.json) of a short run."""
-    arguments = ["--cache_dir", cache_dir, "--output_dir", output_dir, "--how_many_training_steps", 200]
+    arguments = [
+        "--cache_dir",
+        cache_dir,
+        "--output_dir",
+        output_dir,
+        "--solver",
+        "sgd",
+        "--how_many_training_steps",
+        200,
+    ]
     status = command.run(main, [*map(str, arguments), "--learning_rate", "0.5", *map(str, flags)])
     told = capsys.readouterr()
     assert status == 0, told.err

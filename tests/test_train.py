@@ -32,7 +32,7 @@ def trained(cache_dir, tmp_path_factory):
     return run.train(quick(cache_dir, tmp_path_factory.mktemp("trained") / "out"))
 
 
-RATE = ["--learning_rate", "0.1"]
+RATE, STEPS = ["--learning_rate", "0.1"], ["--how_many_training_steps", "100"]
 
 
 def quick(cache_dir, output_dir, **settings):
@@ -265,8 +265,9 @@ def test_a_cache_of_float16_alone_trains(tmp_path):
 
 @pytest.mark.parametrize("solver", solvers.SOLVERS)
 def test_every_solver_ends_with_a_classifier_and_says_how(cache_dir, tmp_path, capsys, solver):
-    flags = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out"), "--solver", solver, *RATE]
-    assert command.run(main, [*flags, "--how_many_training_steps", "100"]) == 0
+    steps = {"sgd": [*STEPS, *RATE], "sweep": STEPS, "lbfgs": []}[solver]
+    flags = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out"), "--solver", solver, *steps]
+    assert command.run(main, flags) == 0
     out = capsys.readouterr().out.splitlines()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["test"]["accuracy"] > 0.75
@@ -286,6 +287,16 @@ def test_every_solver_ends_with_a_classifier_and_says_how(cache_dir, tmp_path, c
     assert metrics["solver"] == metrics["settings"]["solver"] == solver
     report = (tmp_path / "out" / "report.html").read_text()
     assert ("What was tried" in report) == (solver != "sgd")
+
+
+def test_what_a_former_run_exported_does_not_stay_beside_another_classifier(cache_dir, tmp_path):
+    left = [tmp_path / name for name in ("classifier_int8.tflite", "frozen_graph.pb", "interrupted.npz")]
+    for path in left:
+        path.write_bytes(b"of a former run")
+    (tmp_path / "mine.txt").write_text("stays")
+    run.train(quick(cache_dir, tmp_path))
+    assert not any(path.exists() for path in left)
+    assert (tmp_path / "mine.txt").exists()
 
 
 def test_the_default_needs_no_flag(cache_dir, tmp_path, capsys):
@@ -362,6 +373,12 @@ def tell(module, *arguments):
         (["--testing_percentage", "60", "--validation_percentage", "50"], "their sum must be below 100"),
         (["--testing_percentage", "101"], "a number from 0 to 100"),
         (["--nonsense", "1"], "-h"),
+        (
+            ["--learning_rate", "0.1"],
+            "--learning_rate means nothing to --solver lbfgs; add --solver sgd, or leave it out",
+        ),
+        (["--solver", "sweep", "--l2", "0"], "--l2 means nothing to --solver sweep; add --solver lbfgs or sgd"),
+        (["--solver", "sweep", "--validation_percentage", "0"], "a sweep needs validation images to choose by"),
         (["--module", "another"], "holds no bottlenecks of another"),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from cache import command
+from cache.errors import UserError
 
 
 def parser() -> command.Parser:
@@ -101,7 +102,7 @@ def parser() -> command.Parser:
         "--validation_percentage",
         type=command.percentage,
         default=10.0,
-        help="share of the images held back to watch the training with; chosen likewise",
+        help="share of the images held back to choose by, and to watch the training with; chosen likewise",
     )
     add(
         "--eval_step_interval",
@@ -148,8 +149,26 @@ def parser() -> command.Parser:
     return parser
 
 
+# The solvers that a flag means something to; the other flags are for all of them.
+MEANT_FOR = {
+    "learning_rate": ("sgd",),
+    "validation_batch_size": ("sgd",),
+    "eval_step_interval": ("sgd",),
+    "how_many_training_steps": ("sgd", "sweep"),
+    "train_batch_size": ("sgd", "sweep"),
+    "l2": ("lbfgs", "sgd"),
+    "class_weights": ("lbfgs", "sgd"),
+}
+
+
 def main(arguments: list[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
+    for name, solvers in MEANT_FOR.items():
+        if getattr(flags, name) != parser().get_default(name) and flags.solver not in solvers:
+            others = " or ".join(solvers)
+            raise UserError(
+                f"--{name} means nothing to --solver {flags.solver}; add --solver {others}, or leave it out"
+            )
     from train import run
 
     run.train(run.TrainSettings(**vars(flags)))

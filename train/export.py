@@ -74,9 +74,7 @@ def write_saved_model(folder: Path, cache: Cache, head: Head) -> None:
 
 def write_labels(path: Path, labels: Sequence[str]) -> None:
     """One label per line, in the order of the outputs."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"".join(os.fsencode(label) + b"\n" for label in labels))
+    write_file(path, b"".join(os.fsencode(label) + b"\n" for label in labels))
 
 
 def write_frozen_graph(path: Path, cache: Cache, head: Head, final_tensor_name: str) -> None:
@@ -105,9 +103,7 @@ def write_frozen_graph(path: Path, cache: Cache, head: Head, final_tensor_name: 
     graph_def = graph.as_graph_def()
     replaced = f"network/{frozen.inputs[0].op.name}"  # its own placeholder, which nothing reads any more
     graph_def.node.remove(next(node for node in graph_def.node if node.name == replaced))
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(graph_def.SerializeToString())
+    write_file(path, graph_def.SerializeToString())
 
 
 def write_tutorial_saved_model(folder: Path, cache: Cache, head: Head) -> None:
@@ -153,6 +149,18 @@ def load_backbone(cache: Cache) -> tf.Module:
         ) from None
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Replaces `path`, which then has all of `content` or what it had before. Raises UserError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns an operating system's refusal to write `path` into a UserError."""
@@ -175,7 +183,12 @@ def _replacing(folder: Path) -> Iterator[Path]:
             yield temporary
             if folder.exists():  # a folder that is not empty cannot be renamed over
                 os.rename(folder, old)
-            os.rename(temporary, folder)
+            try:
+                os.rename(temporary, folder)
+            except BaseException:
+                if old.exists():
+                    os.rename(old, folder)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache import reader
 from cache.errors import UserError
 from cache.reader import Cache
 from train.settings import TrainSettings
@@ -65,24 +66,26 @@ def load(folder: Path, settings: TrainSettings, data: str) -> tuple[dict[str, np
             run, points = json.loads(arrays["run"].item()), arrays["points"]
     except FileNotFoundError:
         raise UserError(f"{path} is not there: no run was interrupted; leave --resume out") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{path} is damaged; delete it and leave --resume out") from None
     now = json.loads(_run(settings, data))
     for name in now:
         if run.get(name) != now[name]:
             if name == "data":
                 raise UserError(f"{path} was trained on other images; leave --resume out to begin anew")
-            raise UserError(
-                f"{path} belongs to a run with --{name} {run.get(name)}, not {now[name]}; give that, or leave --resume "
-                "out to begin anew"
-            )
+            was = f"with --{name} {run[name]}" if run.get(name) is not None else f"without --{name}"
+            raise UserError(f"{path} belongs to a run {was}; do the same, or leave --resume out to begin anew")
     return state, points
 
 
-def digest(cache: Cache, sets: np.ndarray) -> str:
-    """Tells one training set from another: the backbone, the images, and in which part each is (uint8 [N])."""
-    found = hashlib.sha256(cache.module.fingerprint.encode())
-    for array in (cache.paths.data, cache.paths.offsets, cache.label_ids, sets):
+def digest(cache: Cache, sets: np.ndarray, versions: Sequence[Cache]) -> str:
+    """Tells one training set from another: the backbones, the images, in which part each is (uint8 [N]), and which of
+    their distorted versions train, too."""
+    index = cache.index
+    arrays = [index.paths.data, index.paths.offsets, index.sizes, index.mtimes, index.label_ids, sets]
+    arrays += [reader.places(version, cache) for version in versions]
+    found = hashlib.sha256(" ".join(one.module.fingerprint for one in (cache, *versions)).encode())
+    for array in arrays:
         found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
 

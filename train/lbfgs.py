@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -131,7 +132,10 @@ class _Objective:
         found: queue.SimpleQueue[_Iterate | None] = queue.SimpleQueue()
         self._stopped.clear()
 
+        slots = threading.Semaphore(2)  # iterates that wait to be looked at, which are large where classes are many
+
         def report(intermediate_result: OptimizeResult) -> None:
+            slots.acquire()
             found.put(_Iterate(intermediate_result.x.copy(), self._accuracy, self._cross_entropy))
 
         options = {"gtol": _GRADIENT, "ftol": _DECREASE, "maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS}
@@ -145,11 +149,15 @@ class _Objective:
                 last = None
                 while (iterate := found.get()) is not None:
                     yield iterate
+                    slots.release()
                     last = iterate
                 result = fitting.result()
+                if result.nit >= _ITERATIONS:
+                    print(f"warning: L2 {l2:.2g} has not converged in {result.nit} iterations", file=sys.stderr)
                 yield replace(last or _Iterate(result.x, self._accuracy, self._cross_entropy), is_last=True)
             finally:  # a caller that wants no more need not wait for the minimum
                 self._stopped.set()
+                slots.release()
 
     def _value(self, flat: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
         weights, _ = self._split(flat)
@@ -184,8 +192,9 @@ def _add_up(
     """
     bottlenecks = tf.cast(bottlenecks, tf.float32)
     scores = tf.cast(head.logits(weights, biases, bottlenecks), tf.float64)
-    losses, error = head.loss(scores, label_ids)
+    # By hand: GPUs have no kernel of `head.loss` for float64.
+    logs, labels = tf.nn.log_softmax(scores), tf.one_hot(label_ids, tf.shape(scores)[1], dtype=tf.float64)
     importance = tf.gather(class_weights, label_ids)
-    error *= importance[:, tf.newaxis]
+    losses, error = -tf.reduce_sum(labels * logs, axis=1), (tf.exp(logs) - labels) * importance[:, tf.newaxis]
     for_weights = tf.matmul(bottlenecks, tf.cast(error, tf.float32), transpose_a=True)
     return tf.tensordot(importance, losses, 1), head.hits(scores, label_ids), for_weights, tf.reduce_sum(error, axis=0)

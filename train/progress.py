@@ -38,8 +38,7 @@ class Watch:
 
     def show(self, point: Point, progress: Progress) -> None:
         """Tells of `point`, which was reached by `progress`."""
-        _scalars(self._train, point.step, point.train_accuracy, point.train_cross_entropy)
-        _scalars(self._validation, point.step, point.validation_accuracy, point.validation_cross_entropy)
+        self.draw(point)
         if self._histograms.due(progress):
             layer = {"weights": progress.head.weights, "biases": progress.head.biases}
             summaries.histograms(self._train, point.step, layer)
@@ -58,6 +57,11 @@ class Watch:
                 f"Cross entropy = {point.train_cross_entropy:.6f}, Validation accuracy = {validation} (N={count})",
                 flush=True,
             )
+
+    def draw(self, point: Point) -> None:
+        """Adds it to TensorBoard's curves."""
+        _scalars(self._train, point.step, point.train_accuracy, point.train_cross_entropy)
+        _scalars(self._validation, point.step, point.validation_accuracy, point.validation_cross_entropy)
 
 
 class _Rhythm:

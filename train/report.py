@@ -125,7 +125,7 @@ def _effort(result: Result) -> str:
     if result.settings.solver == "lbfgs":
         return f"{done} iterations of L-BFGS" + (f" along {many} strengths of L2" if many > 1 else "")
     if result.settings.solver == "sweep":
-        return f"A sweep of {many} heads, {done} steps each,"
+        return f"A sweep of {many} heads, up to {done} steps each,"
     return f"{done} steps"
 
 

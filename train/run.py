@@ -14,7 +14,7 @@ import numpy as np
 
 import cache as bottlenecks
 from cache import command, reader, verify
-from cache.errors import CacheError
+from cache.errors import CacheError, UserError
 from cache.reader import Cache
 from train import interrupted, photos, report, split
 from train.settings import TrainSettings
@@ -98,12 +98,11 @@ def train(settings: TrainSettings) -> Result:
 
     try:
         result = fit(settings, keep)
+        _write(result)
     except KeyboardInterrupt:
         if not reached:
             raise
         raise command.Interrupted(_save(settings, *reached[0])) from None
-    _write(result)
-    (settings.output_dir / interrupted.FILE).unlink(missing_ok=True)
     print(final_line(result))
     return result
 
@@ -122,13 +121,13 @@ def fit(
     command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
     opened = bottlenecks.open(settings.cache_dir, settings.module)
     cache, sets = _split(opened, settings)
-    state, fitting = None, Fitting(cache, interrupted.digest(cache, sets), [])
+    versions = reader.distorted(opened) if settings.distorted else []
+    state, fitting = None, Fitting(cache, interrupted.digest(cache, sets, versions), [])
     if settings.resume:
         state, points = interrupted.load(settings.output_dir, settings, fitting.data)
         fitting.curve.extend(Point.of(point) for point in points.tolist())
     if "int8" in (settings.tflite or ()):
         photos.samples(cache, np.flatnonzero(sets == split.TRAIN), settings.seed)  # raises now, not after the training
-    versions = reader.distorted(opened) if settings.distorted else []
     for each_cache in (opened, *versions):  # damage would make a worse classifier, and nobody would know
         verify.check(each_cache)
 
@@ -147,6 +146,8 @@ def fit(
     problem = solvers.Problem(training, validation, settings, devices.choose(settings.device))
     began = time.monotonic()
     with Watch(settings.logs_dir, settings.solver, silent) as watch:
+        for point in fitting.curve:  # of the run that was stopped
+            watch.draw(point)
         for progress in solvers.solve(problem, state):
             if settings.solver != "sgd" or progress.step % settings.eval_step_interval == 0 or progress.is_last:
                 if fitting.curve and fitting.curve[-1].step == progress.step:
@@ -200,6 +201,10 @@ def _split(cache: Cache, settings: TrainSettings) -> tuple[Cache, np.ndarray]:
     percentages = settings.testing_percentage, settings.validation_percentage
     found = split.split(settings.split, cache.paths, cache.labels, cache.label_ids, *percentages)
     training, validation, test, _ = np.bincount(found.sets, minlength=4)
+    if not validation and settings.solver == "sweep":
+        raise UserError(
+            "a sweep needs validation images to choose by; raise --validation_percentage or use --solver lbfgs"
+        )
     if not validation:
         print("warning: no image fell into the validation set; training goes on without", file=sys.stderr)
     print(
@@ -224,7 +229,8 @@ def _point(progress: Progress) -> Point:
 
 def _save(settings: TrainSettings, progress: Progress, fitting: Fitting) -> str:
     """Saves what was reached; says where it is and how to go on."""
-    curve = [astuple(point) for point in fitting.curve if point.step <= progress.step]
+    # From where the solver goes on, which with lbfgs is where the strength began.
+    curve = [astuple(point) for point in fitting.curve if point.step <= int(progress.state["step"])]
     points = [[np.nan if value is None else value for value in point] for point in curve]
     try:
         path = interrupted.save(settings.output_dir, settings, fitting.data, progress, points)
@@ -238,11 +244,13 @@ def _save(settings: TrainSettings, progress: Progress, fitting: Fitting) -> str:
 
 def _write(result: Result) -> None:
     """Writes the classifier and what there is to know of it into output_dir, and tells so."""
-    from train import export
+    from train import export, ship
 
     folder = result.settings.output_dir
     export.write_saved_model(folder / "saved_model", result.cache, result.head)
     export.write_labels(folder / "labels.txt", result.cache.labels)
+    for name in (*ship.FILES, interrupted.FILE):  # of a former run
+        (folder / name).unlink(missing_ok=True)
     _write_report(result)
     print(
         f"{result.how_fitted} in {result.seconds:.1f} s; in {folder}: saved_model/, "
@@ -251,8 +259,6 @@ def _write(result: Result) -> None:
         f"try: python -m train.predict --model {shlex.quote(str(folder))} photo.jpg"
     )
     if result.settings.tflite or result.settings.frozen_graph:
-        from train import ship
-
         _write_report(replace(result, exports=ship.ship(result)))
 
 
@@ -261,5 +267,4 @@ def _write_report(result: Result) -> None:
 
     folder = result.settings.output_dir
     for name, text in (("metrics.json", report.metrics(result)), ("report.html", report.html(result))):
-        with export.writing(folder / name):
-            (folder / name).write_text(text, encoding="utf-8")
+        export.write_file(folder / name, text.encode())

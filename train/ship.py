@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from train.run import Result
 
 FROZEN_GRAPH = "frozen_graph.pb"
+LITE = {name: f"classifier_{name}.tflite" for name in ("float16", "int8")}
+FILES = (FROZEN_GRAPH, *LITE.values())
 
 
 def ship(result: Result) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def ship(result: Result) -> dict[str, Any]:
     if not settings.tflite:
         return told
     training, test = (np.flatnonzero(result.sets == name) for name in (split.TRAIN, split.TEST))
-    files = {name: settings.output_dir / f"classifier_{name}.tflite" for name in dict.fromkeys(settings.tflite)}
+    files = {name: settings.output_dir / LITE[name] for name in dict.fromkeys(settings.tflite)}
     for precision, path in files.items():
         samples = photos.samples(cache, training, settings.seed) if precision == "int8" else ()
         lite.write(path, cache, head, precision, samples)

@@ -15,7 +15,7 @@ from cache import reader
 from cache.reader import Cache
 
 BLOCK_BYTES = 8 << 20  # of bottlenecks in one block: what a processor's cache holds, and enough to keep a device busy
-RESIDENT_BYTES = 512 << 20  # up to this a training set stays on the device: 100,000 images at float32 and D = 1280
+RESIDENT_BYTES = 256 << 20  # up to this a set stays on the device: 50,000 images at float32 and D = 1280
 _ABSENT = -1  # of `reader.places`
 
 T = TypeVar("T")
@@ -33,6 +33,7 @@ class Images:
     cache: Cache
     rows: np.ndarray
     versions: Sequence[Cache] = ()  # version 1, 2, ...
+    places: Sequence[np.ndarray] = ()  # for each, where the cache's images stand in its index, int64 [N]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -55,7 +56,7 @@ class Images:
         for number in np.unique(version).tolist():
             which = np.flatnonzero(version == number)
             if number:
-                places = self._places[number - 1][row[which]]
+                places = self.places[number - 1][row[which]]
                 vectors[which] = self.versions[number - 1].bottlenecks(places)
             else:
                 vectors[which] = self.cache.bottlenecks(row[which])
@@ -72,11 +73,11 @@ class Images:
 
     def with_versions(self, versions: Sequence[Cache]) -> Images:
         """The same plain images and all distorted ones that `versions` have of them."""
-        images = Images(self.cache, self.rows, versions)
+        places = [reader.places(version, self.cache) for version in versions]
         rows = [self.rows]
-        for number, places in enumerate(images._places, start=1):
-            rows.append(self.rows[places[self.rows] != _ABSENT] + number * len(self.cache))
-        return Images(self.cache, np.concatenate(rows), versions)
+        for number, there in enumerate(places, start=1):
+            rows.append(self.rows[there[self.rows] != _ABSENT] + number * len(self.cache))
+        return Images(self.cache, np.concatenate(rows), versions, places)
 
     @cached_property
     def by_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -85,11 +86,6 @@ class Images:
         order = np.argsort(label_ids, kind="stable")
         _, starts, counts = np.unique(label_ids[order], return_index=True, return_counts=True)
         return self.rows[order], starts, counts
-
-    @cached_property
-    def _places(self) -> list[np.ndarray]:
-        """For each version, where each of the cache's images stands in its index, int64 [N]."""
-        return [reader.places(version, self.cache) for version in self.versions]
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ def blocks(images: Images, batches: Iterable[np.ndarray], device: str) -> Iterat
     rows, _, _ = images.by_class
     resident = None
     if is_resident(images):
-        resident = on(device, images.bottlenecks(rows).astype(np.float32))
+        resident = on(device, images.bottlenecks(rows).astype(np.float32, copy=False))
 
     def block(places: np.ndarray) -> Block:
         drawn = rows[places]

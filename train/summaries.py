@@ -28,6 +28,7 @@ from tensorflow.core.framework.types_pb2 import DT_FLOAT
 from tensorflow.core.util.event_pb2 import Event
 
 from cache.reader import Cache
+from train import split
 from train.evaluate import Evaluation
 from train.markup import printable
 
@@ -88,7 +89,8 @@ def conclude(result: Result) -> None:
     settings = result.settings
     step = result.curve[-1].step if result.curve else 0
     _evaluation(settings.logs_dir / "test", step, result.test, result.cache.labels)
-    _projector(settings.logs_dir / "train", result.cache, np.random.default_rng([settings.seed, 4]))
+    rows = np.flatnonzero(result.sets != split.LEFT_OUT)
+    _projector(settings.logs_dir / "train", result.cache, rows, np.random.default_rng([settings.seed, 4]))
 
 
 def _evaluation(folder: Path, step: int, found: Evaluation | None, labels: Sequence[str]) -> None:
@@ -115,14 +117,13 @@ def matrix_image(confusion: np.ndarray) -> np.ndarray:
     return colours.repeat(side, axis=0).repeat(side, axis=1)
 
 
-def _projector(folder: Path, cache: Cache, generator: np.random.Generator) -> None:
-    """Writes a sample of the bottlenecks for TensorBoard's embedding projector, with each image's label and path.
+def _projector(folder: Path, cache: Cache, rows: np.ndarray, generator: np.random.Generator) -> None:
+    """Writes a sample of the bottlenecks at `rows` for TensorBoard's embedding projector, with labels and paths.
 
     As text: the plugin takes a binary file only where it happens to be no UTF-8.
     """
-    rows = np.arange(len(cache))
-    if len(cache) > SAMPLE:
-        rows = np.sort(generator.choice(len(cache), SAMPLE, replace=False, shuffle=False))
+    if len(rows) > SAMPLE:
+        rows = np.sort(generator.choice(rows, SAMPLE, replace=False, shuffle=False))
     labels, paths = cache.labels, cache.paths
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "bottlenecks.tsv", "w", encoding="ascii") as file:

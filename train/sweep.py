@@ -31,7 +31,7 @@ def grid() -> list[Trial]:
 
 
 def sweep(problem: Problem, state: State | None, trials: Sequence[Trial] | None = None) -> Iterator[Progress]:
-    """Fits all heads of `trials` on the same batches, as one layer of their K C outputs; yields POINTS times.
+    """Fits all heads of `trials` on the same batches, as one layer of their K C outputs; yields about POINTS times.
 
     The batches are balanced over the classes; where a head shall count images alike, each image's gradient is weighted
     by how much rarer its class is drawn than it is in the set.
@@ -42,21 +42,17 @@ def sweep(problem: Problem, state: State | None, trials: Sequence[Trial] | None 
     and where all heads diverge.
     """
     settings, images = problem.settings, problem.training
-    if not len(problem.validation):
-        raise UserError(
-            "a sweep needs validation images to choose by; raise --validation_percentage or use --solver lbfgs"
-        )
     trials = grid() if trials is None else trials
     dimension, classes = images.cache.module.dimension, len(images.cache.labels)
     steps, interval = settings.how_many_training_steps, max(1, settings.how_many_training_steps // POINTS)
     if state is None:
         first = head.initial(dimension, classes, np.random.default_rng([settings.seed, 0]))
         weights, biases = np.tile(first.weights, len(trials)), np.tile(first.biases, len(trials))
-        best, found = first, np.full((len(trials), 2), np.nan)
+        best, number, found = first, 0, np.full((len(trials), 2), np.nan)
         done, alive = 0, np.arange(len(trials))
     else:
         weights, biases, found, alive = (state[name] for name in ("weights", "biases", "found", "alive"))
-        best, done = Head(state["best_weights"], state["best_biases"]), int(state["step"])
+        best, number, done = Head(state["best_weights"], state["best_biases"]), int(state["number"]), int(state["step"])
     rates, l2 = (np.array([getattr(t, name) for t in trials], np.float32) for name in ("learning_rate", "l2"))
     importance, whole = _importance(images, trials), stream.passes(problem.validation, problem.device)
     plan = list(sgd.calls(done, steps, [interval], sgd.longest(images, settings.train_batch_size), 1))
@@ -75,11 +71,11 @@ def sweep(problem: Problem, state: State | None, trials: Sequence[Trial] | None 
         weights, biases = weights.numpy(), biases.numpy()
         now = np.array([(score.accuracy, score.cross_entropy) for score in scores])
         now[~np.isfinite(now[:, 1])] = np.nan
-        if np.isnan(now).all():
+        if np.isnan(now).all() and np.isnan(found).all():
             raise UserError("all heads of the sweep have diverged; use --solver lbfgs")
-        leader = int(np.nanargmin(now[:, 1]))
-        if not np.nanmin(found[:, 1], initial=np.inf) <= now[leader, 1]:
-            best = _heads(weights, biases, [leader], classes)
+        leader = int(np.argmin(np.where(np.isnan(now[:, 1]), np.inf, now[:, 1])))
+        if now[leader, 1] < np.nanmin(found[:, 1], initial=np.inf):
+            best, number = _heads(weights, biases, [leader], classes), int(alive[leader])
         better = ~(found[alive, 1] <= now[:, 1])  # than none, too
         found[alive[better]] = now[better]
         training = float(hits[leader]) / settings.train_batch_size, float(losses[leader]) / settings.train_batch_size
@@ -88,8 +84,9 @@ def sweep(problem: Problem, state: State | None, trials: Sequence[Trial] | None 
             going_on, alive = _heads(weights, biases, kept, classes), alive[kept]
             weights, biases = going_on.weights, going_on.biases
         reached = {"step": np.array(done), "weights": weights, "biases": biases, "found": found.copy(), "alive": alive}
+        reached["number"] = np.array(number)
         reached |= {"best_weights": best.weights, "best_biases": best.biases}
-        yield Progress(done, steps, *training, scores[leader], best, _told(trials, found), reached)
+        yield Progress(done, steps, *training, scores[leader], best, _told(trials, found, number), reached)
 
 
 def _importance(images: stream.Images, trials: Sequence[Trial]) -> np.ndarray:
@@ -106,9 +103,11 @@ def _heads(weights: np.ndarray, biases: np.ndarray, kept: Sequence[int] | np.nda
     return Head(chosen[0].reshape(len(weights), -1), chosen[1].reshape(-1))
 
 
-def _told(trials: Sequence[Trial], found: np.ndarray) -> list[Trial]:
-    """The trials with their best validation accuracy and cross entropy, `found` [K, 2]; NaN where they diverged."""
-    best = int(np.nanargmin(found[:, 1]))
+def _told(trials: Sequence[Trial], found: np.ndarray, best: int) -> list[Trial]:
+    """The trials with their best validation accuracy and cross entropy, `found` [K, 2]; NaN where they diverged.
+
+    The one at `best` is chosen.
+    """
     return [
         replace(trial, validation_accuracy=accuracy, validation_cross_entropy=cross_entropy, chosen=number == best)
         for number, (trial, (accuracy, cross_entropy)) in enumerate(zip(trials, found.tolist(), strict=True))
@@ -120,9 +119,13 @@ def _scores(
 ) -> list[Score]:
     """Of each head, on all images of the blocks."""
     count, hits, total = 0, np.zeros(heads, np.int64), np.zeros(heads)
+    step = max(1, stream.BLOCK_BYTES // (4 * len(biases)))  # images whose scores are no larger than a block
     for bottlenecks, label_ids in blocks:
-        part = _add_up(weights, biases, bottlenecks, label_ids, tf.constant(heads))
-        count, hits, total = count + len(label_ids), hits + part[0].numpy(), total + part[1].numpy()
+        for begin in range(0, len(label_ids), step):
+            some = slice(begin, begin + step)
+            part = _add_up(weights, biases, bottlenecks[some], label_ids[some], tf.constant(heads))
+            hits, total = hits + part[0].numpy(), total + part[1].numpy()
+        count += len(label_ids)
     return [Score(count, hit / count, loss / count) for hit, loss in zip(hits.tolist(), total.tolist(), strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -28,3 +29,7 @@ def disk(tmp_path):
     yield place
     # Lazily: what a failed test still holds open must not keep it mounted.
     subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would all processes be that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -165,7 +165,7 @@ def test_the_sweeps_grid_is_shown_whole_and_the_chosen_head_framed(trained):
     framed = [dict(attributes) for tag, attributes in page.tags if attributes.get("class") == "chosen"]
     (chosen,) = framed
     assert chosen["style"].endswith("0.55)"), "the best has the strongest colour"
-    assert "A sweep of 24 heads, 205 steps each" in " ".join(page.text)
+    assert "A sweep of 24 heads, up to 205 steps each" in " ".join(page.text)
 
 
 def test_the_strengths_of_lbfgs_are_a_line_and_a_table(trained):

@@ -198,12 +198,13 @@ def test_the_rows_of_a_large_shard_that_was_cut_off_survive(tmp_path):
     assert kept == list(range(count - 1))
 
 
-def test_a_shard_cut_before_its_rows_is_dropped_whole(made):
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 200), lambda path: flip(path, 9)])
+def test_a_shard_cut_before_its_rows_or_with_a_damaged_header_is_dropped_whole(made, damage):
     directory, _, _ = made
     before = view(directory)
     path = directory / "shards" / store.shard_names(directory)[2]
     lost = set(shard.read(path).rows.paths)
-    path.write_bytes(path.read_bytes()[:200])
+    damage(path)
     verify.repair(directory)
     assert_only_lost(directory, before, lost)
 
@@ -220,16 +221,6 @@ def test_images_of_a_missing_shard_are_dropped(made):
     verify.repair(directory)
     assert_only_lost(directory, before, lost)
     assert path.name not in cache.open(directory).index.shards
-
-
-def test_a_shard_with_a_damaged_header_is_dropped_whole(made):
-    directory, _, _ = made
-    before = view(directory)
-    path = directory / "shards" / store.shard_names(directory)[0]
-    lost = set(shard.read(path).rows.paths)
-    flip(path, 9)
-    verify.repair(directory)
-    assert_only_lost(directory, before, lost)
 
 
 def test_one_repair_drops_damaged_rows_and_what_another_backbone_made(made):

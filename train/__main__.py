@@ -162,9 +162,10 @@ MEANT_FOR = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    flags = parser().parse_args(arguments)
+    known = parser()
+    flags = known.parse_args(arguments)
     for name, solvers in MEANT_FOR.items():
-        if getattr(flags, name) != parser().get_default(name) and flags.solver not in solvers:
+        if getattr(flags, name) != known.get_default(name) and flags.solver not in solvers:
             others = " or ".join(solvers)
             raise UserError(
                 f"--{name} means nothing to --solver {flags.solver}; add --solver {others}, or leave it out"

@@ -13,7 +13,7 @@ from cache.errors import UserError
 from tests import small_cache
 from train import head, sgd, solvers, stream, sweep
 from train.evaluate import evaluate
-from train.settings import TrainSettings
+from train.settings import SOLVERS, TrainSettings
 from train.stream import Images
 from train.trial import Trial
 
@@ -250,7 +250,7 @@ def test_heads_that_diverge_are_told_and_harm_no_other(opened):
 # --- all of them -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", solvers.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_the_way_that_the_data_takes_makes_no_difference(opened, monkeypatch, solver):
     *_, resident = solvers.solve(problem_of(opened, solver=solver))
     monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
@@ -261,7 +261,7 @@ def test_the_way_that_the_data_takes_makes_no_difference(opened, monkeypatch, so
     assert streamed.validation.accuracy == resident.validation.accuracy
 
 
-@pytest.mark.parametrize("solver", solvers.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_solver_goes_on_from_a_state_as_if_nothing_had_happened(opened, solver):
     problem = problem_of(opened, solver=solver)
     whole = list(solvers.solve(problem))
@@ -283,7 +283,7 @@ def test_a_seed_repeats_a_fit_and_another_does_not(opened, solver):
     assert np.abs(heads[0].weights - heads[2].weights).max() > 1e-4
 
 
-@pytest.mark.parametrize("solver", solvers.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_fit_that_nobody_waits_for_ends(opened, solver):
     fitting = solvers.solve(problem_of(opened, solver=solver))
     next(fitting)

@@ -12,8 +12,9 @@ import pytest
 from cache import command, store
 from cache.errors import CacheError, UserError
 from tests import small_cache
-from train import evaluate, head, run, solvers, split, stream
+from train import evaluate, head, run, split, stream
 from train.__main__ import main
+from train.settings import SOLVERS
 from train.stream import Images
 
 
@@ -263,7 +264,7 @@ def test_a_cache_of_float16_alone_trains(tmp_path):
     assert result.test.accuracy > 0.8
 
 
-@pytest.mark.parametrize("solver", solvers.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_ends_with_a_classifier_and_says_how(cache_dir, tmp_path, capsys, solver):
     steps = {"sgd": [*STEPS, *RATE], "sweep": STEPS, "lbfgs": []}[solver]
     flags = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out"), "--solver", solver, *steps]

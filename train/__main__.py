@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cache import command
 from cache.errors import UserError
+from train.settings import SOLVERS
 
 
 def parser() -> command.Parser:
@@ -31,8 +32,8 @@ def parser() -> command.Parser:
     )
     add(
         "--solver",
-        choices=("lbfgs", "sgd", "sweep"),
-        default="lbfgs",
+        choices=SOLVERS,
+        default=SOLVERS[0],
         help="lbfgs: logistic regression to convergence, the validation images choosing the strength of L2; needs no "
         "tuning. sgd: the tutorial's gradient descent. sweep: 64 heads at once by gradient descent, learning rates by "
         "strengths by class weights, the validation images choosing one",

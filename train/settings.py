@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+SOLVERS = ("lbfgs", "sgd", "sweep")  # the first one is the default
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -14,7 +16,7 @@ class TrainSettings:
     cache_dir: Path
     output_dir: Path
     module: str | None = None
-    solver: str = "lbfgs"
+    solver: str = SOLVERS[0]
     class_weights: str | None = None  # None: as `balanced` says
     l2: float | None = None  # None: lbfgs chooses, sgd takes none
     how_many_training_steps: int = 4000

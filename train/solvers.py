@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from train.score import Score
     from train.stream import Images
 
-SOLVERS = ("lbfgs", "sgd", "sweep")
-
 # Arrays by name, from which a solver that was interrupted goes on.
 State = Mapping[str, np.ndarray]
 

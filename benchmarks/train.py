@@ -35,6 +35,8 @@ def steps(options: Options) -> Iterator[Result]:
     """The tutorial's steps, and one strength of the default fit, graphs traced, beside one fit of scikit-learn's."""
     from sklearn.linear_model import LogisticRegression
 
+    from train import sgd
+
     cache = bottlenecks.open(synthetic.write(options.scratch / "steps", VECTORS + HELD_BACK))
     settings = TrainSettings(options.scratch, options.scratch, solver="sgd")
     settings = replace(settings, how_many_training_steps=options.scaled(STEPS, least=20))
@@ -46,6 +48,9 @@ def steps(options: Options) -> Iterator[Result]:
         {
             "command's": measure.seconds(lambda: _solve(problem)),
             "steps alone": measure.seconds(lambda: _solve(replace(problem, settings=no_curve))),
+            "not compiled": measure.seconds(
+                lambda: _exhaust(sgd.sgd(replace(problem, settings=no_curve), None, False))
+            ),
             "lbfgs": measure.seconds(lambda: _solve(_of(problem, solver="lbfgs", l2=strength))),
             "scikit-learn": measure.seconds(
                 lambda: LogisticRegression(C=1 / (strength * VECTORS), max_iter=10_000).fit(
@@ -60,6 +65,7 @@ def steps(options: Options) -> Iterator[Result]:
     points = f"a point each {settings.eval_step_interval}"
     yield Result(SUITE, f"{case}, {points}", "s", figures["command's"], *reference)
     yield Result(SUITE, f"{case}, no curve", "s", figures["steps alone"], *reference)
+    yield Result(SUITE, f"{case}, XLA", "s", figures["steps alone"], "the same graph without", figures["not compiled"])
     yield Result(SUITE, f"lbfgs, L2 {strength:.2g}", "s", figures["lbfgs"], *reference)
 
 

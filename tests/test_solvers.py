@@ -87,11 +87,12 @@ def descended(problem, steps, rate, l2, importance=None):
         yield weights, biases, (scores.argmax(1) == y[drawn]).mean(), cross_entropy_of(weights, biases, batch, y[drawn])
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("class_weights", ["balanced", "none"])
-def test_sgd_takes_the_steps_of_a_slow_reference(opened, path, class_weights):
+def test_sgd_takes_the_steps_of_a_slow_reference(opened, path, class_weights, compiled):
     problem = problem_of(opened, solver="sgd", class_weights=class_weights, l2=0.01, eval_step_interval=8)
     expected = list(descended(problem, 60, 0.1, 0.01))
-    found = list(solvers.solve(problem))
+    found = list(sgd.sgd(problem, None, compiled))
     assert [progress.step for progress in found] == [8, 16, 24, 32, 40, 48, 56, 60]
     assert [progress.is_last for progress in found] == [False] * 7 + [True]
     for progress in found:
@@ -122,11 +123,27 @@ def test_a_step_draws_the_same_however_the_calls_are_cut(opened):
     assert len({batch.tobytes() for batch in whole}) == 260
 
 
-def test_sgd_validates_on_draws_or_on_everything(opened):
-    drawn = problem_of(opened, solver="sgd", validation_batch_size=7)
-    assert {progress.validation.count for progress in solvers.solve(drawn)} == {7}
-    *_, last = solvers.solve(problem_of(opened, solver="sgd", validation_batch_size=-1))
-    whole = evaluate(last.head, drawn.validation)
+def test_sgd_validates_on_draws(opened, path):
+    problem = problem_of(opened, solver="sgd", validation_batch_size=7, eval_step_interval=8)
+    x, y = vectors_of(problem.validation)
+    rows, _, _ = problem.validation.by_class
+    place_of = {row: place for place, row in enumerate(problem.validation.rows.tolist())}
+    found = list(solvers.solve(problem))
+    assert len(found) == 8
+    for progress in found:
+        generator = np.random.default_rng([problem.settings.seed, 2, progress.step])
+        drawn = [place_of[row] for row in rows[stream.draw(problem.validation, generator, (7,))].tolist()]
+        scores = x[drawn] @ progress.head.weights + progress.head.biases
+        assert progress.validation.count == 7
+        assert progress.validation.accuracy == pytest.approx((scores.argmax(1) == y[drawn]).mean())
+        expected = cross_entropy_of(progress.head.weights, progress.head.biases, x[drawn], y[drawn])
+        assert progress.validation.cross_entropy == pytest.approx(expected, rel=1e-4)
+
+
+def test_sgd_validates_on_everything(opened, path):
+    problem = problem_of(opened, solver="sgd", validation_batch_size=-1)
+    *_, last = solvers.solve(problem)
+    whole = evaluate(last.head, problem.validation)
     assert last.validation.count == 25
     assert last.validation.accuracy == pytest.approx(whole.accuracy)
     assert last.validation.cross_entropy == pytest.approx(whole.cross_entropy, rel=1e-5)

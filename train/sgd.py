@@ -13,18 +13,21 @@ from train import head, stream
 from train.head import Head
 from train.score import Score, score
 from train.solvers import Problem, Progress, State
-from train.stream import Images
+from train.stream import Block, Images
 
 LONGEST = 400  # steps in one call of the graph: so long Ctrl-C and the progress bar wait, a tenth of a second
 _DRAWN = 100  # steps whose batches come from one generator
 
 
-def sgd(problem: Problem, state: State | None) -> Iterator[Progress]:
+def sgd(problem: Problem, state: State | None, compiled: bool | None = None) -> Iterator[Progress]:
     """Yields every `eval_step_interval` steps, and after the last.
 
     Step k takes the same batch whatever came before and however the steps are cut into calls, so that a run that was
     interrupted ends as it would have. Raises UserError when the cross entropy stops being finite.
+
+    `compiled` by XLA; None: where that is known to win, on processors. The benchmarks measure it.
     """
+    compiled = "GPU" not in problem.device if compiled is None else compiled
     settings, images = problem.settings, problem.training
     steps, interval, rate = settings.how_many_training_steps, settings.eval_step_interval, settings.learning_rate
     dimension, classes = images.cache.module.dimension, len(images.cache.labels)
@@ -33,36 +36,38 @@ def sgd(problem: Problem, state: State | None) -> Iterator[Progress]:
     else:
         done, start = int(state["step"]), Head(state["weights"], state["biases"])
     intervals = [interval, *([settings.intermediate_store_frequency] if settings.intermediate_store_frequency else [])]
-    most = max(1, stream.BLOCK_BYTES // (4 * (dimension + 1) * classes))  # heads that fit into a block's memory
-    plan = list(calls(done, steps, intervals, longest(images, settings.train_batch_size), most))
-    whole = stream.passes(problem.validation, problem.device)
+    most_steps = longest(images, settings.train_batch_size)
+    plan = list(calls(done, steps, intervals, most_steps, _points(problem)))
+    most_points = max(map(len, plan), default=0)
     drawn = batches(problem, settings.train_batch_size, done, [ends[-1] for ends in plan])
+    blocks = stream.blocks(images, drawn, problem.device)
+    whole = stream.passes(problem.validation, problem.device)
     with tf.device(problem.device):
         weights, biases = tf.constant(start.weights), tf.constant(start.biases)
-    for ends, block in zip(plan, stream.blocks(images, drawn, problem.device), strict=True):
+    for ends, block, held_out in zip(plan, blocks, _validation(problem, plan, most_points), strict=True):
         with tf.device(problem.device):
-            descend = _descend(dimension, classes, block.bottlenecks.dtype)
-            found = descend(
+            dtypes = block.bottlenecks.dtype, held_out.bottlenecks.dtype
+            weights, biases, *points = _descend(dimension, classes, *dtypes, compiled)(
                 weights,
                 biases,
                 np.float32(rate),
                 np.float32(settings.l2 or 0.0),
-                block.bottlenecks,
-                block.places,
-                block.label_ids,
-                np.array(ends, np.int32) - done,
+                _filled(np.array(ends, np.int32) - done, most_points),
+                np.int32(len(ends)),
+                *(block.bottlenecks, _filled(block.places, most_steps), _filled(block.label_ids, most_steps)),
+                *(held_out.bottlenecks, held_out.places, held_out.label_ids),
             )
-        (weights, biases), points = found[:2], [value.numpy() for value in found[2:]]
-        for step, *after, accuracy, cross_entropy in zip(ends, *points, strict=True):
-            if not np.isfinite(cross_entropy):
+        for step, *layer, trained, validated in zip(ends, *(tensor.numpy() for tensor in points), strict=False):
+            reached, training = Head(*layer), _score(trained, block.places.shape[1])
+            if not np.isfinite(training.cross_entropy):
                 raise UserError(
                     f"the cross entropy is no longer finite after {step} steps; lower --learning_rate, it is {rate:g}"
                 )
             if step == steps or not all(step % every for every in intervals):
-                reached = Head(*after)
+                size = held_out.places.shape[1]
+                validation = _score(validated, size) if size else score(reached, next(whole), problem.device)
                 now = {"step": np.array(step), "weights": reached.weights, "biases": reached.biases}
-                validation = _validate(problem, reached, step, whole)
-                yield Progress(step, steps, float(accuracy), float(cross_entropy), validation, reached, (), now)
+                yield Progress(step, steps, training.accuracy, training.cross_entropy, validation, reached, (), now)
         done = ends[-1]
 
 
@@ -105,36 +110,69 @@ def calls(done: int, steps: int, intervals: Sequence[int], longest: int, points:
             start, ends = done, []
 
 
-def _validate(problem: Problem, reached: Head, step: int, whole: stream.Passes) -> Score | None:
-    """On class-balanced draws, or on the whole set."""
-    images, batch_size = problem.validation, problem.settings.validation_batch_size
-    if batch_size == -1 or not len(images):
-        return score(reached, next(whole), problem.device)
-    rows, _, _ = images.by_class
-    drawn = rows[stream.draw(images, np.random.default_rng([problem.settings.seed, 2, step]), (batch_size,))]
-    return score(reached, [(images.bottlenecks(drawn), images.labels_of(drawn))], problem.device)
+def _points(problem: Problem) -> int:
+    """How many heads one call may leave, so that they fit into a block's memory, and what they are validated on."""
+    images = problem.validation
+    layer = 4 * (images.cache.module.dimension + 1) * len(images.cache.labels)
+    drawn = 0 if stream.is_resident(images) else problem.settings.validation_batch_size * images.row_bytes
+    return max(1, stream.BLOCK_BYTES // max(layer, drawn))
+
+
+def _validation(problem: Problem, plan: Sequence[Sequence[int]], points: int) -> Iterable[Block]:
+    """For each call of the graph class-balanced draws for its points; none where the whole set is asked for."""
+    images, settings = problem.validation, problem.settings
+    if settings.validation_batch_size == -1 or not len(images):
+        none = np.empty((points, 0), np.int64)
+        bottlenecks = stream.on(problem.device, np.zeros((1, images.cache.module.dimension), np.float32))
+        return [Block(bottlenecks, none, none.astype(np.int32))] * len(plan)
+
+    def draw(step: int) -> np.ndarray:
+        generator = np.random.default_rng([settings.seed, 2, step])
+        return stream.draw(images, generator, (settings.validation_batch_size,))
+
+    drawn = (_filled(np.stack([draw(step) for step in ends]), points) for ends in plan)
+    return stream.blocks(images, drawn, problem.device)
+
+
+def _score(sums: np.ndarray, count: int) -> Score:
+    """From the hits and the summed cross entropy, [2], of a batch."""
+    hits, losses = sums.tolist()
+    return Score(count, hits / count, losses / count)
+
+
+def _filled(array: np.ndarray, length: int) -> np.ndarray:
+    """At least so long, its last entry repeated: XLA compiles again for each new shape."""
+    return np.pad(array, [(0, max(0, length - len(array)))] + [(0, 0)] * (array.ndim - 1), mode="edge")
 
 
 @functools.lru_cache(4)
-def _descend(dimension: int, classes: int, dtype: tf.DType) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """The graph of the K steps of a `stream.Block` in one call: calling it costs more than a small step does.
+def _descend(
+    dimension: int, classes: int, dtype: tf.DType, held_out_dtype: tf.DType, compiled: bool
+) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """The graph of the steps of a `stream.Block` in one call: calling it costs more than a small step does.
 
-    It takes weights [D, C], biases [C], the learning rate, the strength of L2, the block, and `ends` int32 [P]. It
-    returns the new weights and biases, and after each step of `ends` weights [P, D, C], biases [P, C], and the
-    accuracy [P] and the cross entropy [P] of that step's batch.
+    It takes weights [D, C], biases [C], the learning rate, the strength of L2, `ends` int32 [P] and how many of them
+    count, the block, and one of P held out batches. It returns the new weights and biases, and after each step of
+    `ends` weights [P, D, C], biases [P, C], and of that step's batch and of the one held out the hits and the summed
+    cross entropy, both [P, 2].
     """
 
     @tf.function(
         autograph=False,
+        jit_compile=compiled,
         input_signature=[
             tf.TensorSpec([dimension, classes]),
             tf.TensorSpec([classes]),
             tf.TensorSpec([]),
             tf.TensorSpec([]),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([], tf.int32),
             tf.TensorSpec([None, dimension], dtype),
             tf.TensorSpec([None, None], tf.int64),
             tf.TensorSpec([None, None], tf.int32),
-            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None, dimension], held_out_dtype),
+            tf.TensorSpec([None, None], tf.int64),
+            tf.TensorSpec([None, None], tf.int32),
         ],
     )
     def descend(
@@ -142,39 +180,43 @@ def _descend(dimension: int, classes: int, dtype: tf.DType) -> Callable[..., tup
         biases: tf.Tensor,
         rate: tf.Tensor,
         l2: tf.Tensor,
-        bottlenecks: tf.Tensor,
-        places: tf.Tensor,
-        label_ids: tf.Tensor,
         ends: tf.Tensor,
+        count: tf.Tensor,
+        *blocks: tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
-        scale = rate / tf.cast(tf.shape(places)[1], tf.float32)
+        block, held_out = Block(*blocks[:3]), Block(*blocks[3:])
+        scale = rate / tf.cast(tf.shape(block.places)[1], tf.float32)
         decay = 1 - rate * l2
 
-        def batch(k: tf.Tensor) -> tf.Tensor:
-            return tf.cast(tf.gather(bottlenecks, places[k]), tf.float32)
+        # Between the steps the weights lie as [C, D]: with few classes the products take half the time that way.
+        def scores(weights: tf.Tensor, biases: tf.Tensor, block: Block, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            drawn = tf.cast(tf.gather(block.bottlenecks, block.places[k]), tf.float32)
+            return drawn, tf.transpose(tf.matmul(weights, drawn, transpose_b=True)) + biases
 
         def step(k: tf.Tensor, weights: tf.Tensor, biases: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            drawn = batch(k)
-            _, error = head.loss(head.logits(weights, biases, drawn), label_ids[k])
-            error *= scale
-            weights = decay * weights - tf.matmul(drawn, error, transpose_a=True)
+            drawn, reached = scores(weights, biases, block, k)
+            error = scale * head.loss(reached, block.label_ids[k])[1]
+            weights = decay * weights - tf.matmul(error, drawn, transpose_a=True)
             return k + 1, weights, biases - tf.reduce_sum(error, axis=0)
+
+        def add_up(weights: tf.Tensor, biases: tf.Tensor, block: Block, k: tf.Tensor) -> tf.Tensor:
+            (_, reached), labels = scores(weights, biases, block, k), block.label_ids[k]
+            hits = tf.cast(head.hits(reached, labels), tf.float32)
+            return tf.stack([hits, tf.reduce_sum(head.loss(reached, labels)[0])])
 
         def until_point(
             p: tf.Tensor, k: tf.Tensor, weights: tf.Tensor, biases: tf.Tensor, *points: tf.TensorArray
         ) -> tuple[object, ...]:
             k, weights, biases = tf.while_loop(lambda k, *_: k < ends[p], step, (k, weights, biases))
-            scores, labels = head.logits(weights, biases, batch(k - 1)), label_ids[k - 1]
-            accuracy = tf.cast(head.hits(scores, labels), tf.float32) / tf.cast(tf.shape(labels)[0], tf.float32)
-            found = weights, biases, accuracy, tf.reduce_mean(head.loss(scores, labels)[0])
+            sums = add_up(weights, biases, block, k - 1), add_up(weights, biases, held_out, p)
+            found = tf.transpose(weights), biases, *sums
             written = [array.write(p, value) for array, value in zip(points, found, strict=True)]
             return p + 1, k, weights, biases, *written
 
-        count = tf.shape(ends)[0]
-        points = [tf.TensorArray(tf.float32, count) for _ in range(4)]
-        _, _, weights, biases, *points = tf.while_loop(
-            lambda p, *_: p < count, until_point, (tf.constant(0), tf.constant(0), weights, biases, *points)
-        )
-        return weights, biases, *(array.stack() for array in points)
+        shapes = [dimension, classes], [classes], [2], [2]
+        points = [tf.TensorArray(tf.float32, tf.size(ends), element_shape=shape) for shape in shapes]
+        start = tf.constant(0), tf.constant(0), tf.transpose(weights), biases, *points
+        _, _, weights, biases, *points = tf.while_loop(lambda p, *_: p < count, until_point, start)
+        return tf.transpose(weights), biases, *(array.stack() for array in points)
 
     return descend

@@ -56,9 +56,13 @@ def solve(problem: Problem, state: State | None = None) -> Iterator[Progress]:
     infinite.
     """
     if problem.settings.solver == "sgd":
-        from train.sgd import sgd as solver
-    elif problem.settings.solver == "sweep":
-        from train.sweep import sweep as solver
-    else:
-        from train.lbfgs import lbfgs as solver
-    return solver(problem, state)
+        from train.sgd import sgd
+
+        return sgd(problem, state)
+    if problem.settings.solver == "sweep":
+        from train.sweep import sweep
+
+        return sweep(problem, state)
+    from train.lbfgs import lbfgs
+
+    return lbfgs(problem, state)

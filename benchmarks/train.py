@@ -51,7 +51,7 @@ def steps(options: Options) -> Iterator[Result]:
             "not compiled": measure.seconds(
                 lambda: _exhaust(sgd.sgd(replace(problem, settings=no_curve), None, False))
             ),
-            "lbfgs": measure.seconds(lambda: _solve(_of(problem, solver="lbfgs", l2=strength))),
+            "lbfgs": measure.seconds(lambda: _solve(_of(problem, solver="lbfgs", l2=strength, class_weights="none"))),
             "scikit-learn": measure.seconds(
                 lambda: LogisticRegression(C=1 / (strength * VECTORS), max_iter=10_000).fit(
                     vectors, problem.training.label_ids
@@ -187,7 +187,7 @@ def _exhaust(progress: Iterator[Progress]) -> Progress:
 
 def _best_strength(problem: Problem) -> float:
     """The L2 with which the validation images get the least cross entropy."""
-    found = {l2: _solve(_of(problem, solver="lbfgs", l2=l2)).validation for l2 in STRENGTHS}
+    found = {l2: _solve(_of(problem, solver="lbfgs", l2=l2, class_weights="none")).validation for l2 in STRENGTHS}
     return min(found, key=lambda l2: found[l2].cross_entropy)  # type: ignore[union-attr]
 
 
@@ -223,7 +223,9 @@ def _fit_and_watch(cache_dir: Path, output_dir: Path, solver: str, how_many: int
     from train import run
 
     command.import_tensorflow()
-    settings = TrainSettings(cache_dir, output_dir, solver=solver, how_many_training_steps=how_many, l2=0.01)
+    settings = TrainSettings(
+        cache_dir, output_dir, solver=solver, how_many_training_steps=how_many, l2=0.01, class_weights="none"
+    )
     before, peak, ended = _anonymous(), 0.0, threading.Event()
 
     def watch() -> None:

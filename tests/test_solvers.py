@@ -180,7 +180,7 @@ def test_lbfgs_agrees_with_scikit_learn(opened, path, l2, class_weights):
 
 
 def test_lbfgs_tells_its_own_head_of_all_training_images(opened, path):
-    problem = problem_of(opened, solver="lbfgs", l2=0.01)
+    problem = problem_of(opened, solver="lbfgs", l2=0.01, class_weights="none")
     *_, last = solvers.solve(problem)
     whole = evaluate(last.head, problem.training)
     assert last.accuracy == pytest.approx(whole.accuracy)
@@ -188,7 +188,7 @@ def test_lbfgs_tells_its_own_head_of_all_training_images(opened, path):
 
 
 def test_lbfgs_chooses_the_strength_with_the_least_validation_cross_entropy(opened):
-    problem = problem_of(opened, solver="lbfgs")
+    problem = problem_of(opened, solver="lbfgs", class_weights="none")
     *_, last = solvers.solve(problem)
     (chosen,) = [trial for trial in last.grid if trial.chosen]
     assert chosen.validation_cross_entropy == min(trial.validation_cross_entropy for trial in last.grid)
@@ -199,8 +199,38 @@ def test_lbfgs_chooses_the_strength_with_the_least_validation_cross_entropy(open
     assert [trial.l2 for trial in last.grid][:3] == pytest.approx([0.1, 0.1 / 10**0.5, 0.01])
     assert last.grid[-3].chosen
     # A strength of the path, though it starts where the last one ended, has the same minimum as one alone.
-    *_, alone = solvers.solve(problem_of(opened, solver="lbfgs", l2=chosen.l2))
+    *_, alone = solvers.solve(problem_of(opened, solver="lbfgs", l2=chosen.l2, class_weights="none"))
     assert_same_head(alone.head, last.head, 0.02)
+
+
+@pytest.mark.parametrize("rare", [True, False])
+def test_lbfgs_tries_balanced_classes_at_the_best_strength_where_nothing_is_said(opened, rare):
+    problem = problem_of(opened, solver="lbfgs")
+    rows = problem.validation.rows
+    # A fit that counts images alike neglects the rare classes.
+    problem = replace(problem, validation=Images(opened, rows[(opened.label_ids[rows] > 0) == rare]))
+    *_, last = solvers.solve(problem)
+    *_, along = solvers.solve(replace(problem, settings=replace(problem.settings, class_weights="none")))
+    (chosen,) = [trial for trial in along.grid if trial.chosen]
+    settings = replace(problem.settings, class_weights="balanced", l2=chosen.l2)
+    *_, balanced = solvers.solve(replace(problem, settings=settings))
+    assert [replace(trial, chosen=False) for trial in last.grid[:-1]] == [
+        replace(trial, chosen=False) for trial in along.grid
+    ]
+    assert (last.grid[-1].l2, last.grid[-1].class_weights) == (chosen.l2, "balanced")
+    is_better = balanced.validation.cross_entropy < chosen.validation_cross_entropy
+    assert [trial.chosen for trial in last.grid].index(True) == (
+        len(along.grid) if is_better else along.grid.index(chosen)
+    )
+    assert_same_head(last.head, (balanced if is_better else along).head, 0.02)
+    assert is_better == rare
+
+
+def test_lbfgs_does_not_weight_classes_of_one_size(opened):
+    rows = np.concatenate([np.flatnonzero(opened.label_ids == label_id)[:20] for label_id in range(3)])
+    problem = replace(problem_of(opened, solver="lbfgs"), training=Images(opened, rows))
+    *_, last = solvers.solve(problem)
+    assert {trial.class_weights for trial in last.grid} == {"none"}
 
 
 def test_lbfgs_without_validation_images_takes_a_middling_strength(opened):

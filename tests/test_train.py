@@ -278,9 +278,9 @@ def test_every_solver_ends_with_a_classifier_and_says_how(cache_dir, tmp_path, c
         assert not metrics["grid"]
         assert line.startswith("sgd, 100 steps in ")
     if solver == "lbfgs":
-        assert line.startswith(
-            f"lbfgs, {metrics['curve'][-1]['step']} iterations: L2 {chosen[0]['l2']:.2g} chosen from"
-        )
+        weights = f"L2 {chosen[0]['l2']:.2g}, class weights {chosen[0]['class_weights']}"
+        fits = f"{metrics['curve'][-1]['step']} iterations: {weights} chosen from {len(metrics['grid'])} fits"
+        assert line.startswith(f"lbfgs, {fits} in ")
     if solver == "sweep":
         assert re.search(rf"learning rate {chosen[0]['learning_rate']:g}, L2 .* chosen from 64 heads", line)
     steps = [point["step"] for point in metrics["curve"]]

@@ -42,8 +42,8 @@ def parser() -> command.Parser:
         "--class_weights",
         choices=("balanced", "none"),
         default=None,
-        help="balanced: all classes count alike, none: all images do (default: balanced for sgd, as in the tutorial, "
-        "and none for lbfgs; sweep tries both)",
+        help="balanced: all classes count alike, none: all images do (default: balanced for sgd, as in the tutorial; "
+        "lbfgs and sweep try both)",
     )
     add(
         "--l2",

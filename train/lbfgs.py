@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -35,59 +35,70 @@ def lbfgs(problem: Problem, state: State | None) -> Iterator[Progress]:
     """Minimises mean cross entropy + l2 / 2 |weights|^2 for each strength l2, with exact gradients over all images.
 
     That is scikit-learn's LogisticRegression(C=1 / (N l2)). Yields at each iteration of L-BFGS (Liu & Nocedal, 1989),
-    which is SciPy's. Chosen is the strength with the least cross entropy on the validation images, which on few of them
-    is less noisy than the accuracy.
+    which is SciPy's. Chosen is the fit with the least cross entropy on the validation images, which on few of them is
+    less noisy than the accuracy.
     """
     objective, validation = _Objective(problem), stream.passes(problem.validation, problem.device)
     if state is None:
         zero = objective.start
-        state = {"step": np.array(0), "trials": np.zeros((0, 3)), "last": zero, "best": zero}
-    path = PATH if len(problem.validation) else (UNCHOSEN,)
-    if problem.settings.l2 is not None:
-        path = (problem.settings.l2,)
-    while not _is_enough(state["trials"], path):
-        for progress in _one_strength(problem, objective, validation, path, state):
+        state = {"step": np.array(0), "trials": np.zeros((0, 4)), "last": zero, "best": zero}
+    while following := _next(problem, state["trials"]):
+        for progress in _fit(problem, objective, validation, *following, state):
             yield progress
         state = progress.state
 
 
-def _one_strength(
-    problem: Problem, objective: _Objective, validation: Passes, path: Sequence[float], state: State
+def _next(problem: Problem, trials: np.ndarray) -> tuple[float, bool] | None:
+    """The strength of the next fit, and whether all classes count alike in it, after `trials` [T, 4].
+
+    First comes the path, until PATIENCE; then, where neither weighting was asked for, the other one at the best
+    strength.
+    """
+    settings = problem.settings
+    path = (settings.l2,) if settings.l2 is not None else PATH if len(problem.validation) else (UNCHOSEN,)
+    done, best = int(np.count_nonzero(trials[:, 1] == settings.balanced)), _chosen(trials)
+    if done < len(trials):
+        return None
+    if done < len(path) and done - 1 - best < PATIENCE:
+        return path[done], settings.balanced
+    _, _, counts = problem.training.by_class
+    if settings.class_weights is None and len(problem.validation) and len(set(counts.tolist())) > 1:
+        return float(trials[best, 0]), not settings.balanced
+    return None
+
+
+def _fit(
+    problem: Problem, objective: _Objective, validation: Passes, l2: float, balanced: bool, state: State
 ) -> Iterator[Progress]:
-    """The iterations of the next fit; only the last one's state and grid have the strength in them."""
-    step, l2 = int(state["step"]), path[len(state["trials"])]
-    for iterate in objective.minimise(state["last"], l2):
+    """The iterations of one fit; only the last one's state and grid have it in them."""
+    step, is_along = int(state["step"]), balanced == problem.settings.balanced
+    for iterate in objective.minimise(state["last" if is_along else "best"], l2, balanced):
         reached = objective.head(iterate.flat)
         scored = score(reached, next(validation), problem.device)
         step += not iterate.is_last  # the last one is the one before it once more
         now = dict(state)
         if iterate.is_last:
             found = [scored.accuracy, scored.cross_entropy] if scored else [np.nan, np.nan]
-            trials = np.vstack([state["trials"], [l2, *found]])
+            trials = np.vstack([state["trials"], [l2, balanced, *found]])
             now = {"step": np.array(step), "trials": trials, "last": iterate.flat, "best": state["best"]}
-            if len(trials) == 1 or _chosen(trials) == len(trials) - 1:
+            if _chosen(trials) == len(trials) - 1:
                 now["best"] = iterate.flat
         best = reached if not len(now["trials"]) else objective.head(now["best"])
-        grid = _grid(now["trials"], "balanced" if problem.settings.balanced else "none")
-        steps = step if _is_enough(now["trials"], path) else None
-        yield Progress(step, steps, iterate.accuracy, iterate.cross_entropy, scored, best, grid, now)
+        steps = None if _next(problem, now["trials"]) else step
+        yield Progress(step, steps, iterate.accuracy, iterate.cross_entropy, scored, best, _grid(now["trials"]), now)
 
 
 def _chosen(trials: np.ndarray) -> int:
-    """Of trials [T, 3] (l2, validation accuracy, validation cross entropy), the place of the best."""
-    return 0 if np.isnan(trials[:, 2]).all() else int(np.nanargmin(trials[:, 2]))
+    """Of trials [T, 4] (l2, balanced, validation accuracy, validation cross entropy), the place of the best."""
+    return 0 if np.isnan(trials[:, 3]).all() else int(np.nanargmin(trials[:, 3]))
 
 
-def _is_enough(trials: np.ndarray, path: Sequence[float]) -> bool:
-    return len(trials) == len(path) or (len(trials) > 0 and len(trials) - 1 - _chosen(trials) >= PATIENCE)
-
-
-def _grid(trials: np.ndarray, class_weights: str) -> list[Trial]:
-    best = _chosen(trials) if len(trials) else -1
+def _grid(trials: np.ndarray) -> list[Trial]:
     grid = []
-    for number, (l2, accuracy, cross_entropy) in enumerate(trials.tolist()):
+    for number, (l2, balanced, accuracy, cross_entropy) in enumerate(trials.tolist()):
         scored = (None, None) if np.isnan(cross_entropy) else (accuracy, cross_entropy)
-        grid.append(Trial(l2, None, class_weights, scored[0], scored[1], number == best))
+        weighting = "balanced" if balanced else "none"
+        grid.append(Trial(l2, None, weighting, scored[0], scored[1], number == _chosen(trials)))
     return grid
 
 
@@ -112,8 +123,7 @@ class _Objective:
         self._shape = images.cache.module.dimension, len(images.cache.labels)
         self._count = len(images)
         counts = np.bincount(images.label_ids, minlength=self._shape[1])
-        balance = self._count / np.count_nonzero(counts) / np.maximum(counts, 1)
-        self._class_weights = balance if problem.settings.balanced else np.ones(self._shape[1])
+        self._balance = self._count / np.count_nonzero(counts) / np.maximum(counts, 1)
         sums = [tf.reduce_sum(tf.cast(block, tf.float32), axis=0).numpy() for block, _ in next(self._passes)]
         self._mean = np.sum(sums, axis=0, dtype=np.float64) / self._count
         self._stopped = threading.Event()
@@ -127,8 +137,9 @@ class _Objective:
         weights, biases = self._split(flat)
         return Head(weights.astype(np.float32), (biases - self._mean @ weights).astype(np.float32))
 
-    def minimise(self, start: np.ndarray, l2: float) -> Iterator[_Iterate]:
+    def minimise(self, start: np.ndarray, l2: float, balanced: bool) -> Iterator[_Iterate]:
         """The iterates as they come, while the next is computed, and the last one once more."""
+        class_weights = self._balance if balanced else np.ones(len(self._balance))
         found: queue.SimpleQueue[_Iterate | None] = queue.SimpleQueue()
         self._stopped.clear()
 
@@ -142,7 +153,14 @@ class _Objective:
         # SciPy's own arithmetic is on vectors, over which several threads only wait for each other.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(1, "lbfgs") as worker:
             fitting = worker.submit(
-                minimize, self._value, start, l2, "L-BFGS-B", jac=True, callback=report, options=options
+                minimize,
+                self._value,
+                start,
+                (l2, class_weights),
+                "L-BFGS-B",
+                jac=True,
+                callback=report,
+                options=options,
             )
             fitting.add_done_callback(lambda _: found.put(None))
             try:
@@ -159,7 +177,7 @@ class _Objective:
                 self._stopped.set()
                 slots.release()
 
-    def _value(self, flat: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
+    def _value(self, flat: np.ndarray, l2: float, class_weights: np.ndarray) -> tuple[float, np.ndarray]:
         weights, _ = self._split(flat)
         total, hits, for_weights, for_biases = 0.0, 0, np.zeros(self._shape), np.zeros(self._shape[1])
         now = self.head(flat)
@@ -167,7 +185,7 @@ class _Objective:
             for bottlenecks, label_ids in next(self._passes):
                 if self._stopped.is_set():
                     raise InterruptedError
-                part = _add_up(now.weights, now.biases, self._class_weights, bottlenecks, label_ids)
+                part = _add_up(now.weights, now.biases, class_weights, bottlenecks, label_ids)
                 total += float(part[0])
                 hits += int(part[1])
                 for_weights += part[2].numpy()

@@ -51,7 +51,10 @@ class Watch:
         elif not self._silent and self._lines.due(progress):
             count = progress.validation.count if progress.validation else 0
             last = progress.grid[-1] if progress.grid else None
-            strength = f", L2 {last.l2:.2g}" if last and last.learning_rate is None else ""
+            strength = ""
+            if last and last.learning_rate is None:
+                other = last.class_weights != progress.grid[0].class_weights
+                strength = f", L2 {last.l2:.2g}" + f", class weights {last.class_weights}" * other
             print(
                 f"Step {point.step}{strength}: Train accuracy = {train}, "
                 f"Cross entropy = {point.train_cross_entropy:.6f}, Validation accuracy = {validation} (N={count})",

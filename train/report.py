@@ -121,11 +121,12 @@ def _facts(result: Result) -> list[tuple[str, str]]:
 
 def _effort(result: Result) -> str:
     """What the solver did."""
-    done, many = f"{result.curve[-1].step:,}" if result.curve else "0", len(result.grid)
+    done = f"{result.curve[-1].step:,}" if result.curve else "0"
     if result.settings.solver == "lbfgs":
-        return f"{done} iterations of L-BFGS" + (f" along {many} strengths of L2" if many > 1 else "")
+        strengths = len({trial.l2 for trial in result.grid})
+        return f"{done} iterations of L-BFGS" + (f" along {strengths} strengths of L2" if strengths > 1 else "")
     if result.settings.solver == "sweep":
-        return f"A sweep of {many} heads, up to {done} steps each,"
+        return f"A sweep of {len(result.grid)} heads, up to {done} steps each,"
     return f"{done} steps"
 
 

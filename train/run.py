@@ -72,15 +72,18 @@ class Result:
 
     @property
     def how_fitted(self) -> str:
-        """In words, such as `lbfgs, L2 0.01 chosen from 7 strengths`."""
+        """In words, such as `lbfgs, 45 iterations: L2 0.01 chosen from 7 fits`."""
         solver, steps = self.settings.solver, self.curve[-1].step
         chosen = next((trial for trial in self.grid if trial.chosen), None)
         if solver == "sweep" and chosen:
             of = f"learning rate {chosen.learning_rate:g}, L2 {chosen.l2:g}, class weights {chosen.class_weights}"
             return f"sweep, {steps:,} steps: {of} chosen from {len(self.grid)} heads"
         if solver == "lbfgs" and chosen:
-            others = f" chosen from {len(self.grid)} strengths" if len(self.grid) > 1 else ""
-            return f"lbfgs, {steps:,} iterations: L2 {chosen.l2:.2g}{others}"
+            weighted = (
+                f", class weights {chosen.class_weights}" if len({t.class_weights for t in self.grid}) > 1 else ""
+            )
+            others = f" chosen from {len(self.grid)} fits" if len(self.grid) > 1 else ""
+            return f"lbfgs, {steps:,} iterations: L2 {chosen.l2:.2g}{weighted}{others}"
         return f"sgd, {steps:,} steps"
 
 

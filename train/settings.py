@@ -17,7 +17,7 @@ class TrainSettings:
     output_dir: Path
     module: str | None = None
     solver: str = SOLVERS[0]
-    class_weights: str | None = None  # None: as `balanced` says
+    class_weights: str | None = None  # None: lbfgs and sweep try both, sgd takes balanced
     l2: float | None = None  # None: lbfgs chooses, sgd takes none
     how_many_training_steps: int = 4000
     learning_rate: float = 0.01
@@ -45,5 +45,8 @@ class TrainSettings:
 
     @property
     def balanced(self) -> bool:
-        """Whether all classes count alike, whatever their sizes: as in the tutorial, where nothing else is said."""
+        """Whether all classes count alike, whatever their sizes: as in the tutorial, where nothing else is said.
+
+        Where both are tried, lbfgs begins with the other.
+        """
         return self.class_weights == "balanced" or (self.class_weights is None and self.solver == "sgd")

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import multiprocessing
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -130,6 +131,30 @@ def streaming(options: Options) -> Iterator[Result]:
     yield Result(SUITE, case, "GB/s", figures["ours"], "memmap, astype(float32)", figures["memmap"], 0.6)
 
 
+def from_disk(options: Options) -> Iterator[Result]:
+    """The tutorial's steps on a cache that the system has forgotten, beside one that it holds in memory."""
+    count = options.scaled(ROWS, least=500)
+    folder = synthetic.write(options.scratch / "disk", count)
+    synthetic.write_index(folder, np.sort(np.arange(count, dtype=np.int32) % synthetic.CLASSES))
+    how_many = options.scaled(1000, least=20)
+    settings = TrainSettings(
+        folder, folder, solver="sgd", how_many_training_steps=how_many, eval_step_interval=how_many
+    )
+
+    def fit(cold: bool) -> float:
+        cache = bottlenecks.open(folder)
+        for shard in cache.shards if cold else ():
+            with open(shard.path, "rb") as file:  # what no process has touched in its maps can be forgotten
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return measure.seconds(lambda: _solve(_problem(cache, settings, HELD_BACK)))()
+
+    figures = measure.turns({"cold": lambda: fit(True), "warm": lambda: fit(False)}, _few(options))
+    gigabytes = count * synthetic.DIMENSION * np.dtype(np.float16).itemsize / 1e9
+    case = f"{how_many:,} steps of sgd, {gigabytes:.2g} GB on disk"
+    yield Result(SUITE, case, "s", figures["cold"], "in memory", figures["warm"])
+
+
 def growth(options: Options) -> Iterator[Result]:
     """The same fit on ten times the images, each in a new process: what it costs in time and memory."""
     small, large = options.scaled(100_000, least=500), options.scaled(1_000_000, least=5000)
@@ -160,7 +185,7 @@ def growth(options: Options) -> Iterator[Result]:
         yield Result(SUITE, f"{case}, memory", "MB", megabytes[large], reference, megabytes[small])
 
 
-CASES = (steps, sweeping, command_, streaming, growth)
+CASES = (steps, sweeping, command_, streaming, from_disk, growth)
 
 
 def _problem(cache: Cache, settings: TrainSettings, held_back: int) -> Problem:

@@ -10,6 +10,7 @@ import fcntl
 import io
 import itertools
 import math
+import mmap
 import os
 import secrets
 import stat
@@ -383,6 +384,20 @@ def _map(file: IO[bytes], layout: Mapping[str, tuple]) -> dict[str, np.ndarray]:
         content = data[offset : offset + size] if size else np.zeros(0, np.uint8)
         arrays[name] = content.view(dtype).reshape(shape)
     return arrays
+
+
+def will_need(mapped: np.ndarray) -> None:
+    """Has the system read what a contiguous view into a mapped file shows, and does not wait for it.
+
+    Without, each page that is not in memory is read when it is touched, one after the other.
+    """
+    view, owner = mapped, mapped.base
+    while isinstance(owner, np.ndarray):
+        view, owner = owner, owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED"):  # Windows has none
+        start = mapped.ctypes.data - view.ctypes.data
+        begin = start // mmap.PAGESIZE * mmap.PAGESIZE
+        owner.madvise(mmap.MADV_WILLNEED, begin, start + mapped.nbytes - begin)
 
 
 def _table(table: str, names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Table:

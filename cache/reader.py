@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _FEW = 1024  # rows that are gathered one by one without a look at whether they lie in a row
 _LONG = 8  # rows in a row, on average, from which copying them as one slice is faster
+_NEAR_BYTES = 32 << 10  # between two rows of a shard: less than that is read along, as it takes no longer
 _TRIES = 10  # to open a cache whose shards are replaced at the same time
 
 
@@ -106,6 +107,18 @@ class Cache:
             row = int(rows[start])
             vectors[start:stop] = self.shards[shard_ids[start]].rows.bottlenecks[row : row + stop - start]
         return vectors
+
+    def will_need(self, images: np.ndarray) -> None:
+        """Has the system read the bottlenecks of `images` (int [M], places in `paths`) from disk, and does not wait.
+
+        On a cache larger than memory, `bottlenecks` would otherwise wait for one page of a file after the other.
+        """
+        keys = np.unique(self.index.shard_ids[images].astype(np.int64) << 32 | self.index.shard_rows[images])
+        shard_ids, rows = keys >> 32, keys & (1 << 32) - 1
+        nearest = _NEAR_BYTES // (self.module.dimension * self.dtype.itemsize)
+        for start, stop in itertools.pairwise([*_run_starts(shard_ids, rows, max(1, nearest)).tolist(), len(keys)]):
+            mapped = self.shards[shard_ids[start]].rows.bottlenecks
+            columns.will_need(mapped[rows[start] : rows[stop - 1] + 1])
 
     def used_rows(self) -> np.ndarray:
         """int64 [S]: how many rows of each shard are some image's bottleneck; copies of an image share one."""
@@ -269,11 +282,12 @@ def points_inside(index: Index, lengths: np.ndarray) -> np.ndarray:
     return inside
 
 
-def _run_starts(shard_ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Where rows that lie one behind the other in one shard begin, int64 [R]."""
+def _run_starts(shard_ids: np.ndarray, rows: np.ndarray, nearest: int = 1) -> np.ndarray:
+    """Where rows that lie one behind the other in one shard begin, or at most `nearest` rows further on, int64 [R]."""
     if not len(rows):
         return np.zeros(0, np.int64)
-    breaks = (shard_ids[1:] != shard_ids[:-1]) | (rows[1:] != rows[:-1] + 1)
+    gaps = rows[1:] - rows[:-1]
+    breaks = (shard_ids[1:] != shard_ids[:-1]) | (gaps < 1) | (gaps > nearest)
     return np.concatenate([np.zeros(1, np.int64), 1 + np.flatnonzero(breaks)])
 
 

@@ -1,11 +1,17 @@
 """A cache as a notebook reads it."""
 
+import ctypes
+import mmap
+import os
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cache
+from benchmarks import synthetic
 from tests.test_compact import DIMENSION, commit, index_of, rows
 
 VIEW = [*range(10, 30), 3, 3, 0, *range(40, 43), 1, 2]
@@ -91,3 +97,34 @@ def test_a_data_frame_has_a_row_for_each_image(opened):
     names = [opened.index.shards[i] for i in opened.index.shard_ids]
     assert list(frame["shard"]) == names
     assert frame["row"].tolist() == opened.index.shard_rows.tolist()
+
+
+def in_memory(array):
+    """Which pages of a mapped array the system holds, as mincore(2) tells."""
+    start = array.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+    length = array.ctypes.data + array.nbytes - start
+    pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(length), pages) == 0, os.strerror(ctypes.get_errno())
+    return np.frombuffer(pages, np.uint8) & 1
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system has no way to forget a file's pages")
+def test_what_will_be_needed_is_read_before_it_is_touched(tmp_path):
+    directory = synthetic.write(tmp_path / "cache", 8192)
+    opened = cache.open(directory)
+    (shard,) = opened.shards
+    with open(shard.path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    vectors = shard.rows.bottlenecks
+    if in_memory(vectors).mean() > 0.1:
+        pytest.skip("the system keeps the file in memory")
+    needed = np.array([4096 + 7, *range(1000, 1200), 8191, 4096 + 7])
+    opened.will_need(needed)
+    deadline = time.monotonic() + 30
+    while not all(in_memory(vectors[opened.index.shard_rows[image]]).all() for image in needed):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert in_memory(vectors).mean() < 0.5, "and no more than that"
+    opened.will_need(np.zeros(0, np.int64))

@@ -61,6 +61,7 @@ def path(request, monkeypatch):
     if request.param == "streamed":
         monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
         monkeypatch.setattr(stream, "BLOCK_BYTES", 50 * small_cache.DIMENSION * 4)
+        monkeypatch.setattr(stream, "SHUFFLE_BYTES", 300 * small_cache.DIMENSION * 4)
     return request.param
 
 
@@ -302,10 +303,30 @@ def test_the_way_that_the_data_takes_makes_no_difference(opened, monkeypatch, so
     *_, resident = solvers.solve(problem_of(opened, solver=solver))
     monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
     monkeypatch.setattr(stream, "BLOCK_BYTES", 30 * small_cache.DIMENSION * 4)
+    monkeypatch.setattr(stream, "RUN_BYTES", 0)  # the images of a resident set are drawn one by one
     *_, streamed = solvers.solve(problem_of(opened, solver=solver))
     assert_same_head(streamed.head, resident.head, 1e-3)
     assert streamed.validation.count == resident.validation.count
     assert streamed.validation.accuracy == resident.validation.accuracy
+
+
+@pytest.mark.parametrize("solver", ["sgd", "sweep"])
+def test_neither_the_shuffle_buffer_nor_the_order_of_extraction_changes_the_accuracy(tmp_path, monkeypatch, solver):
+    opened = small_cache.open_with(tmp_path, counts=(250, 250, 250), noise=60)
+    by_class = problem_of(opened, solver=solver, how_many_training_steps=1000, learning_rate=0.02)
+    rows = np.random.default_rng(0).permutation(by_class.training.rows)
+    found = []
+    for problem in (by_class, replace(by_class, training=Images(opened, rows))):
+        for resident_bytes, run in ((1 << 30, 1), (0, 83)):
+            monkeypatch.setattr(stream, "RESIDENT_BYTES", resident_bytes)
+            assert stream.run_of(problem.training, 2000) == run
+            *_, last = solvers.solve(problem)
+            found.append(evaluate(last.head, problem.validation))
+    accuracies = [evaluation.accuracy for evaluation in found]
+    assert min(accuracies) > 0.85
+    assert max(accuracies) - min(accuracies) < 0.035
+    losses = [evaluation.cross_entropy for evaluation in found]
+    assert max(losses) < 1.1 * min(losses)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -62,7 +62,7 @@ def test_draws_are_balanced_over_classes_and_images(tmp_path):
     opened = small_cache.open_with(tmp_path, counts=counts)
     images = Images(opened, np.arange(len(opened)))
     rows, _, _ = images.by_class
-    drawn = np.bincount(rows[stream.draw(images, np.random.default_rng(1), 30_000)], minlength=len(opened))
+    drawn = np.bincount(rows[stream.draw(images, np.random.default_rng(1), (30_000,))], minlength=len(opened))
     per_class = np.bincount(opened.label_ids, weights=drawn)
     # Binomial counts: within five standard deviations, for the 3 classes and each of the 75 images.
     for expected, found in [(1 / 3, per_class), (1 / 3 / np.repeat(counts, counts), drawn)]:
@@ -74,6 +74,45 @@ def test_only_images_of_the_set_are_drawn_and_empty_classes_are_not(opened):
     images = Images(opened, np.array([3, 5, 120]))  # none of the middle class
     rows, _, _ = images.by_class
     assert set(rows[stream.draw(images, np.random.default_rng(0), (50, 4))].ravel()) == {3, 5, 120}
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_runs_of_images_are_drawn_and_mixed(tmp_path, balanced):
+    counts, run = (60, 12, 3), 6
+    opened = small_cache.open_with(tmp_path, counts=counts)
+    images = Images(opened, np.arange(len(opened)))
+    drawn = stream.draw(images, np.random.default_rng(1), (500, 60), balanced, run)
+    assert drawn.shape == (500, 60)
+    # Every image is as likely as alone. A run's images come together: deviations are up to sqrt(6) times larger, and
+    # again twice where a class of 3 has each image twice in a run.
+    expected = np.repeat(np.array([1 / 3] * 3) / counts, counts) if balanced else np.full(75, 1 / 75)
+    found = np.bincount(drawn.reshape(-1), minlength=75)
+    deviation = np.sqrt(2 * run * 30_000 * expected)
+    assert (np.abs(found - 30_000 * expected) < 5 * deviation).all()
+    # Each first image is followed by the next ones of its class, and behind the last one by the first.
+    one = sorted(stream.draw(images, np.random.default_rng(2), (run,), balanced, run).tolist())
+    assert one in [sorted(behind(place, run, counts, balanced)) for place in range(75)]
+    # Mixed: the images of a run are no neighbours any more, and lie in different batches.
+    assert (np.diff(drawn, axis=1) == 1).mean() < 0.1
+    assert len({batch.tobytes() for batch in drawn}) == 500
+
+
+def behind(place, run, counts, balanced):
+    """The images of the run that begins at `place`."""
+    if not balanced:
+        return ((place + np.arange(run)) % sum(counts)).tolist()
+    label_id = np.repeat(np.arange(len(counts)), counts)[place]
+    start = sum(counts[:label_id])
+    return (start + (place - start + np.arange(run)) % counts[label_id]).tolist()
+
+
+@pytest.mark.parametrize(("drawn", "run"), [(10_000, 128), (1000, 41), (24, 1), (10, 1)])
+def test_runs_are_short_enough_for_each_class_to_be_in_the_buffer(opened, monkeypatch, drawn, run):
+    images = Images(opened, np.arange(len(opened)))
+    assert stream.run_of(images, drawn) == 1  # a resident set needs none
+    monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(stream, "RUN_BYTES", 128 * images.row_bytes)
+    assert stream.run_of(images, drawn) == run
 
 
 @pytest.mark.parametrize("resident_bytes", [0, 1 << 30])

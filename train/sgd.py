@@ -16,7 +16,7 @@ from train.solvers import Problem, Progress, State
 from train.stream import Block, Images
 
 LONGEST = 400  # steps in one call of the graph: so long Ctrl-C and the progress bar wait, a tenth of a second
-_DRAWN = 100  # steps whose batches come from one generator
+_DRAWN = 100  # steps at most whose batches come from one generator
 
 
 def sgd(problem: Problem, state: State | None, compiled: bool | None = None) -> Iterator[Progress]:
@@ -72,42 +72,47 @@ def sgd(problem: Problem, state: State | None, compiled: bool | None = None) -> 
 
 
 def batches(problem: Problem, batch_size: int, begin: int, ends: Iterable[int]) -> Iterator[np.ndarray]:
-    """For each call that ends before step `ends`, the places of its batches in `by_class`, int64 [K, B]."""
+    """For each call that ends before step `ends`, the places of its batches in `by_class`, int64 [K, B].
+
+    The batches of some steps are drawn at once: of a set that is not resident, as many as fill the shuffle buffer.
+    """
     seed, images = problem.settings.seed, problem.training
+    at_once = min(_DRAWN, longest(images, batch_size))
+    run = stream.run_of(images, at_once * batch_size)
 
     @functools.lru_cache(2)
     def drawn(number: int) -> np.ndarray:
         generator = np.random.default_rng([seed, 1, number])
-        return stream.draw(images, generator, (_DRAWN, batch_size), problem.settings.balanced)
+        return stream.draw(images, generator, (at_once, batch_size), problem.settings.balanced, run)
 
     for end in ends:
         parts = []
         while begin < end:
-            number, inside = divmod(begin, _DRAWN)
+            number, inside = divmod(begin, at_once)
             parts.append(drawn(number)[inside : inside + end - begin])
             begin += len(parts[-1])
         yield np.concatenate(parts)
 
 
 def longest(images: Images, batch_size: int) -> int:
-    """How many steps one call may have, so that their bottlenecks fit into a block."""
+    """How many steps one call may have: those whose bottlenecks fill the shuffle buffer, of a set that has one."""
     if stream.is_resident(images):
         return LONGEST
-    return max(1, min(LONGEST, stream.BLOCK_BYTES // (images.row_bytes * batch_size)))
+    return max(1, min(_DRAWN, stream.SHUFFLE_BYTES // (images.row_bytes * batch_size)))
 
 
 def calls(done: int, steps: int, intervals: Sequence[int], longest: int, points: int) -> Iterator[list[int]]:
     """For each call of the graph the steps after which its head is wanted: multiples of `intervals`, and its last.
 
-    A call has at most `longest` steps and `points` such heads.
+    A call has at most `longest` steps, which end with a multiple of that, and `points` such heads.
     """
-    start, ends = done, []
+    ends: list[int] = []
     while done < steps:
-        done = min(steps, start + longest, *((done // interval + 1) * interval for interval in intervals))
+        done = min(steps, *((done // every + 1) * every for every in (longest, *intervals)))
         ends.append(done)
-        if done in (steps, start + longest) or len(ends) == points:
+        if done == steps or done % longest == 0 or len(ends) == points:
             yield ends
-            start, ends = done, []
+            ends = []
 
 
 def _points(problem: Problem) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from cache.reader import Cache
 
 BLOCK_BYTES = 8 << 20  # of bottlenecks in one block: what a processor's cache holds, and enough to keep a device busy
 RESIDENT_BYTES = 256 << 20  # up to this a set stays on the device: 50,000 images at float32 and D = 1280
+SHUFFLE_BYTES = 32 << 20  # of bottlenecks of a larger set, read in runs and mixed before they are batches
+RUN_BYTES = 128 << 10  # of a run at most: as much as systems read ahead
+RUNS_OF_CLASS = 8  # in a buffer, on average, so that a cache sorted by class still gives fair batches
 _ABSENT = -1  # of `reader.places`
 
 T = TypeVar("T")
@@ -51,16 +55,25 @@ class Images:
         """A new array [M, D], float16 or float32, of `rows` (int [M])."""
         if not self.versions:
             return self.cache.bottlenecks(rows)
-        version, row = np.divmod(rows, len(self.cache))
         vectors = np.empty((len(rows), self.cache.module.dimension), self.dtype)
+        for cache, which, places in self._by_version(rows):
+            vectors[which] = cache.bottlenecks(places)
+        return vectors
+
+    def will_need(self, rows: np.ndarray) -> None:
+        """Has the system read the bottlenecks of `rows` (int [M]) from disk, and does not wait."""
+        for cache, _, places in self._by_version(rows):
+            cache.will_need(places)
+
+    def _by_version(self, rows: np.ndarray) -> Iterator[tuple[Cache, np.ndarray, np.ndarray]]:
+        """Each cache that has some of `rows`, which of them these are, and where it has them."""
+        version, row = np.divmod(rows, len(self.cache))
         for number in np.unique(version).tolist():
             which = np.flatnonzero(version == number)
             if number:
-                places = self.places[number - 1][row[which]]
-                vectors[which] = self.versions[number - 1].bottlenecks(places)
+                yield self.versions[number - 1], which, self.places[number - 1][row[which]]
             else:
-                vectors[which] = self.cache.bottlenecks(row[which])
-        return vectors
+                yield self.cache, which, row[which]
 
     @property
     def dtype(self) -> np.dtype:
@@ -97,17 +110,34 @@ class Block:
     label_ids: np.ndarray  # int32 [K, B]
 
 
-def draw(images: Images, generator: np.random.Generator, shape: tuple[int, ...], balanced: bool = True) -> np.ndarray:
+def draw(
+    images: Images, generator: np.random.Generator, shape: tuple[int, ...], balanced: bool = True, run: int = 1
+) -> np.ndarray:
     """Places in the rows of `images.by_class`, int64 of that shape: a class uniformly, then one of its images.
 
     So classes are balanced whatever their sizes, as in the tutorial. Classes without an image are not drawn. Where not
-    `balanced`, every image is as likely as any other.
+    `balanced`, every image is as likely as any other. With each image come those behind it, `run` in all, the first
+    ones of the class behind the last; then all are mixed.
     """
     rows, starts, counts = images.by_class
     if not balanced:
-        return generator.integers(len(rows), size=shape)
-    classes = generator.integers(len(starts), size=shape)
-    return starts[classes] + generator.integers(counts[classes])
+        starts, counts = np.zeros(1, np.int64), np.array([len(rows)])
+    size = math.prod(shape)
+    classes = generator.integers(len(starts), size=-(-size // run))
+    places = generator.integers(counts[classes])
+    if run > 1:
+        classes, places = np.repeat(classes, run), (places[:, np.newaxis] + np.arange(run)).reshape(-1)
+        order = generator.permutation(len(places))[:size]
+        classes, places = classes[order], places[order] % counts[classes[order]]
+    return (starts[classes] + places).reshape(shape)
+
+
+def run_of(images: Images, drawn: int) -> int:
+    """How many images that lie one behind the other are drawn together, where `drawn` are drawn at once."""
+    if is_resident(images):
+        return 1
+    _, starts, _ = images.by_class
+    return max(1, min(RUN_BYTES // images.row_bytes, drawn // (RUNS_OF_CLASS * len(starts))))
 
 
 def is_resident(images: Images) -> bool:
@@ -130,6 +160,8 @@ def blocks(images: Images, batches: Iterable[np.ndarray], device: str) -> Iterat
         drawn = rows[places]
         if resident is not None:
             return Block(resident, places, images.labels_of(drawn))
+        if run_of(images, places.size) > 1:  # of images one by one, asking takes longer than it saves
+            images.will_need(drawn.reshape(-1))
         bottlenecks = on(device, images.bottlenecks(drawn.reshape(-1)))
         return Block(bottlenecks, np.arange(places.size).reshape(places.shape), images.labels_of(drawn))
 

@@ -227,6 +227,19 @@ def test_lbfgs_tries_balanced_classes_at_the_best_strength_where_nothing_is_said
     assert is_better == rare
 
 
+def test_balanced_classes_count_alike_in_the_choice_too(opened):
+    problem = problem_of(opened, solver="lbfgs", class_weights="balanced")
+    *_, last = solvers.solve(problem)
+    x, y = vectors_of(problem.validation)
+    losses = -np.log(softmax(x @ last.head.weights + last.head.biases)[np.arange(len(y)), y])
+    by_class = [losses[y == label_id].mean() for label_id in range(3)]
+    assert len(set(np.bincount(y).tolist())) == 3, "classes of one size would weigh alike anyway"
+    (chosen,) = [trial for trial in last.grid if trial.chosen]
+    assert chosen.validation_cross_entropy == pytest.approx(np.mean(by_class), rel=1e-4)
+    assert chosen.validation_cross_entropy == min(trial.validation_cross_entropy for trial in last.grid)
+    assert {trial.class_weights for trial in last.grid} == {"balanced"}
+
+
 def test_lbfgs_does_not_weight_classes_of_one_size(opened):
     rows = np.concatenate([np.flatnonzero(opened.label_ids == label_id)[:20] for label_id in range(3)])
     problem = replace(problem_of(opened, solver="lbfgs"), training=Images(opened, rows))

@@ -18,7 +18,7 @@ from train import head, stream
 from train.head import Head
 from train.score import score
 from train.solvers import Problem, Progress, State
-from train.stream import Passes
+from train.stream import Images, Passes
 from train.trial import Trial
 
 # From so strong that a head tells classes apart and little more, to next to nothing. Each fit starts where the last
@@ -36,7 +36,7 @@ def lbfgs(problem: Problem, state: State | None) -> Iterator[Progress]:
 
     That is scikit-learn's LogisticRegression(C=1 / (N l2)). Yields at each iteration of L-BFGS (Liu & Nocedal, 1989),
     which is SciPy's. Chosen is the fit with the least cross entropy on the validation images, which on few of them is
-    less noisy than the accuracy.
+    less noisy than the accuracy; classes count alike in it where that was asked for.
     """
     objective, validation = _Objective(problem), stream.passes(problem.validation, problem.device)
     if state is None:
@@ -71,10 +71,11 @@ def _fit(
     problem: Problem, objective: _Objective, validation: Passes, l2: float, balanced: bool, state: State
 ) -> Iterator[Progress]:
     """The iterations of one fit; only the last one's state and grid have it in them."""
+    importance = _balance(problem.validation) if problem.settings.class_weights == "balanced" else None
     step, is_along = int(state["step"]), balanced == problem.settings.balanced
     for iterate in objective.minimise(state["last" if is_along else "best"], l2, balanced):
         reached = objective.head(iterate.flat)
-        scored = score(reached, next(validation), problem.device)
+        scored = score(reached, next(validation), problem.device, importance)
         step += not iterate.is_last  # the last one is the one before it once more
         now = dict(state)
         if iterate.is_last:
@@ -86,6 +87,12 @@ def _fit(
         best = reached if not len(now["trials"]) else objective.head(now["best"])
         steps = None if _next(problem, now["trials"]) else step
         yield Progress(step, steps, iterate.accuracy, iterate.cross_entropy, scored, best, _grid(now["trials"]), now)
+
+
+def _balance(images: Images) -> np.ndarray:
+    """The importance of an image of each class with which all classes count alike, 1 on average, float64 [C]."""
+    counts = np.bincount(images.label_ids, minlength=len(images.cache.labels))
+    return len(images) / max(1, int(np.count_nonzero(counts))) / np.maximum(counts, 1)
 
 
 def _chosen(trials: np.ndarray) -> int:
@@ -122,8 +129,7 @@ class _Objective:
         self._device, self._passes = problem.device, stream.passes(images, problem.device)
         self._shape = images.cache.module.dimension, len(images.cache.labels)
         self._count = len(images)
-        counts = np.bincount(images.label_ids, minlength=self._shape[1])
-        self._balance = self._count / np.count_nonzero(counts) / np.maximum(counts, 1)
+        self._balance = _balance(images)
         sums = [tf.reduce_sum(tf.cast(block, tf.float32), axis=0).numpy() for block, _ in next(self._passes)]
         self._mean = np.sum(sums, axis=0, dtype=np.float64) / self._count
         self._stopped = threading.Event()

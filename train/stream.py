@@ -105,7 +105,7 @@ class Images:
 class Block:
     """K batches in a row: the batch of step k is bottlenecks[places[k]], with label_ids[k]."""
 
-    bottlenecks: tf.Tensor  # [m, D], float32 where all steps share it, else as it is cached
+    bottlenecks: tf.Tensor  # [m, D], float16 or float32
     places: np.ndarray  # int64 [K, B]
     label_ids: np.ndarray  # int32 [K, B]
 
@@ -154,7 +154,7 @@ def blocks(images: Images, batches: Iterable[np.ndarray], device: str) -> Iterat
     rows, _, _ = images.by_class
     resident = None
     if is_resident(images):
-        resident = on(device, images.bottlenecks(rows).astype(np.float32, copy=False))
+        resident = on(device, images.bottlenecks(rows))
 
     def block(places: np.ndarray) -> Block:
         drawn = rows[places]

@@ -113,14 +113,18 @@ def _compact(directory: Path) -> tuple[dict[str, Any], list[str]]:
     before = result.shards_before, result.thumbnail_files_before
     after = result.shards_after, result.thumbnail_files_after
     if before == after and not result.rows_dropped and not result.thumbnails_dropped:
-        return content, [f"{directory}: {result.shards_before} shards, nothing to compact"]
+        return content, [f"{directory}: {_shards(result.shards_before)}, nothing to compact"]
     of_thumbnails = (
         f"{before[1]} files of thumbnails became {after[1]}, {result.thumbnails_dropped:,} unused thumbnails dropped, "
     )
     return content, [
-        f"{directory}: {before[0]} shards became {after[0]}, {result.rows_dropped:,} unused bottlenecks dropped, "
+        f"{directory}: {_shards(before[0])} became {after[0]}, {result.rows_dropped:,} unused bottlenecks dropped, "
         f"{of_thumbnails if before[1] else ''}{result.bytes_freed / 1e6:,.1f} MB freed"
     ]
+
+
+def _shards(count: int) -> str:
+    return f"{count} shard" + "s" * (count != 1)
 
 
 if __name__ == "__main__":

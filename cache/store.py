@@ -108,12 +108,23 @@ def directories(cache_dir: Path) -> list[Path]:
 
 
 def versions(directory: Path) -> list[Path]:
-    """The folders of distorted versions in a backbone's folder that hold anything committed, in order of number."""
-    folder = directory / DISTORTED
+    """The folders of distorted versions in a backbone's folder that hold anything committed, in order of number.
+
+    Raises CacheError as `begun_versions` does.
+    """
+    return list(filter(_is_store, begun_versions(directory)))
+
+
+def begun_versions(directory: Path) -> list[Path]:
+    """Those too that hold nothing committed yet.
+
+    Raises CacheError as `folder_in` does, for the folder of all versions and for each.
+    """
+    folder = folder_in(directory, DISTORTED)
     if not folder.is_dir():
         return []
-    found = [(number, entry) for entry in folder.iterdir() if (number := version_of(entry)) and _is_store(entry)]
-    return [entry for _, entry in sorted(found)]
+    found = sorted((number, entry.name) for entry in folder.iterdir() if (number := version_of(entry)))
+    return [entry for _, name in found if (entry := folder_in(folder, name)).is_dir()]
 
 
 def version_of(directory: Path) -> int | None:
@@ -144,19 +155,19 @@ def module_of(directory: Path) -> Module:
 
 
 def shard_names(directory: Path) -> list[str]:
-    """The file names of all committed shards, in the order of their making. Raises CacheError as `shards_in` does."""
+    """The file names of all committed shards, in the order of their making. Raises CacheError as `folder_in` does."""
     try:
-        return sorted(filter(is_shard_name, os.listdir(shards_in(directory))))
+        return sorted(filter(is_shard_name, os.listdir(folder_in(directory, SHARDS))))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
-def shards_in(directory: Path) -> Path:
-    """The folder of shards.
+def folder_in(directory: Path, name: str) -> Path:
+    """The folder `name` of a cache's folder.
 
     Raises CacheError where it is a link: whoever repairs the cache would delete files of somewhere else.
     """
-    folder = directory / SHARDS
+    folder = directory / name
     if folder.is_symlink():
         raise CacheError(f"{folder} is a link; put the folder itself there")
     return folder
@@ -164,7 +175,7 @@ def shards_in(directory: Path) -> Path:
 
 def open_shard(directory: Path, name: str, made_by: Module) -> Shard:
     """The shard `name`. Raises CacheError where it is missing, damaged, or of another backbone than `made_by`."""
-    opened = shard.check(shard.read(shards_in(directory) / name))
+    opened = shard.check(shard.read(folder_in(directory, SHARDS) / name))
     if Module.of(opened.path, opened.attributes).fingerprint != made_by.fingerprint:
         raise columns.damage(opened.path, "made by another backbone")
     return opened
@@ -288,6 +299,8 @@ def withdrawing(directory: Path) -> Iterator[list[str]]:
 def sweep(directory: Path) -> None:
     """Deletes what killed writers left half written: what is an hour old and what nobody writes any more."""
     for folder in (directory, directory / SHARDS, directory / THUMBNAILS):
+        if folder != directory and folder.is_symlink():  # what lies there is not ours
+            continue
         for path in folder.glob(f".*{columns.TEMPORARY}"):
             with contextlib.suppress(OSError):  # another sweep was faster, or there is no permission: it can wait
                 if time.time() - path.stat().st_mtime < _ABANDONED:

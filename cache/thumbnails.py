@@ -120,9 +120,12 @@ def used(directory: Path, index: Index) -> Iterator[tuple[File, np.ndarray, np.n
 
 
 def names(directory: Path) -> list[str]:
-    """The names of the committed files of thumbnails in a backbone's folder, in the order of their making."""
+    """The names of the committed files of thumbnails in a backbone's folder, in the order of their making.
+
+    Raises CacheError where their folder is a link.
+    """
     try:
-        return sorted(filter(store.is_shard_name, os.listdir(directory / THUMBNAILS)))
+        return sorted(filter(store.is_shard_name, os.listdir(store.folder_in(directory, THUMBNAILS))))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -130,7 +133,7 @@ def names(directory: Path) -> list[str]:
 def _readable(directory: Path) -> list[str]:
     try:
         return names(directory)
-    except OSError:  # a folder that may not be listed
+    except (OSError, CacheError):  # a folder that may not be listed, or is a link
         return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -74,18 +75,22 @@ def version(directory: Path, plain: store.Module, distortion: Distortion) -> tup
     return made_by, directory / store.DISTORTED / f"{distortion.version}-{made_by.fingerprint}"
 
 
-def drop_other_versions(directory: Path, plain: store.Module, settings: Settings) -> int:
-    """Deletes the distorted versions that were made in another way than `settings` say; returns how many."""
-    dropped = 0
-    for folder in store.versions(directory):
+def other_versions(directory: Path, plain: store.Module, settings: Settings) -> list[Path]:
+    """The folders of the distorted versions that were made in another way than `settings` say, or were begun so."""
+    found = []
+    for folder in store.begun_versions(directory):
         number = store.version_of(folder)
         if number and folder != version(directory, plain, settings.distortion(number))[1]:
-            # At once for all readers; what a kill leaves of it, the sweep of a later run takes away.
-            hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{columns.TEMPORARY}")
-            os.rename(folder, hidden)
-            shutil.rmtree(hidden)
-            dropped += 1
-    return dropped
+            found.append(folder)
+    return found
+
+
+def drop(version: Path) -> None:
+    """Deletes a distorted version's folder, at once for all readers; what a kill leaves of it, a later run sweeps."""
+    hidden = version.with_name(f".{version.name}.{secrets.token_hex(4)}{columns.TEMPORARY}")
+    with contextlib.suppress(FileNotFoundError):  # another extraction was faster
+        os.rename(version, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)  # or sweeps it
 
 
 def _identity(settings: Settings) -> str:

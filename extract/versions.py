@@ -26,8 +26,11 @@ def bring_up_to_date(
     """
     plain = store.module_of(directory)
     store.sweep(directory / store.DISTORTED)
-    if dropped := target.drop_other_versions(directory, plain, settings):
-        print(f"distorted versions that were made with other flags are replaced: {dropped}")
+    if others := target.other_versions(directory, plain, settings):
+        _the_same(load(), settings, directory)  # where nothing can be made, nothing is lost
+        for folder in others:
+            target.drop(folder)
+        print(f"distorted versions that were made with other flags are replaced: {len(others)}")
     total = 0
     for number in range(1, settings.augment + 1):
         distortion = settings.distortion(number)
@@ -36,11 +39,7 @@ def bring_up_to_date(
         with store.locked(folder, shared=True):
             work = plan.make(images, folder, unreadable, settings.threads)
         if len(work.missing):
-            network = load()
-            if network.directory != directory:
-                raise UserError(
-                    f"{settings.module} is no more the network that made {directory}; give another --cache_dir"
-                )
+            network = _the_same(load(), settings, directory)
             command.check_writable(folder, "--cache_dir")
             store.sweep(folder)
             filled = network.fill(made_by, folder, images, work.missing, work.shards, distortion)
@@ -52,3 +51,10 @@ def bring_up_to_date(
                 view.write_index(folder, images, work)
         total += computed
     return total
+
+
+def _the_same(network: Network, settings: Settings, directory: Path) -> Network:
+    """The network itself. Raises UserError for another than made the plain bottlenecks in `directory`."""
+    if network.directory != directory:
+        raise UserError(f"{settings.module} is no more the network that made {directory}; give another --cache_dir")
+    return network

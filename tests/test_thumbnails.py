@@ -473,6 +473,23 @@ def test_what_is_no_file_of_thumbnails_is_passed_over_and_named(made, tmp_path, 
     assert not os.path.lexists(path) and (tmp_path / "elsewhere.h5").exists()
 
 
+def test_a_folder_that_is_a_link_is_refused_and_nothing_there_is_touched(made, tmp_path):
+    """A repair would delete what is no file of thumbnails, wherever the link leads."""
+    directory, index, _ = made
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(directory / store.THUMBNAILS, elsewhere)
+    for name in ("thesis.h5", f".thesis.h5{columns.TEMPORARY}"):
+        (elsewhere / name).write_text("years of work")
+        os.utime(elsewhere / name, (0, 0))
+    (directory / store.THUMBNAILS).symlink_to(elsewhere)
+    before = {path: path.read_bytes() for path in elsewhere.iterdir()}
+    for change in (verify.find, verify.repair, compact, lambda directory: thumbnails.missing(directory, index)):
+        with pytest.raises(cache.CacheError, match="thumbnails is a link; put the folder itself there"):
+            change(directory)
+    assert everything(directory) == [None] * 13
+    assert {path: path.read_bytes() for path in elsewhere.iterdir()} == before
+
+
 def test_a_newer_file_is_left_alone(made):
     directory, _, jpegs = made
     path = files_of(directory)[0]

@@ -106,8 +106,12 @@ def _verify(directory: Path, repair: bool) -> tuple[dict[str, Any], list[str]]:
 
 
 def _compact(directory: Path) -> tuple[dict[str, Any], list[str]]:
-    from cache import compact
+    from cache import compact, store
 
+    if not (directory / store.INDEX).exists():  # what an extraction is making need not keep the others from it
+        count = len(store.shard_names(directory))
+        left = compact.Result(count, count, 0, 0, 0, 0, 0)
+        return {"directory": str(directory), **vars(left)}, [f"{directory}: left alone, its extraction has not ended"]
     result = compact.compact(directory)
     content = {"directory": str(directory), **vars(result)}
     before = result.shards_before, result.thumbnail_files_before

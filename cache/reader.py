@@ -226,8 +226,8 @@ def distorted(cache: Cache) -> list[Cache]:
     for directory in versions(cache.directory):
         if not (directory / INDEX).exists():
             raise CacheError(
-                f"{directory} is not complete: its extraction has not ended; run it again with --augment, "
-                "or delete that folder to do without this version"
+                f"{directory} is not complete: its extraction has not ended; run it again with --augment "
+                "and the same distortions, or delete that folder to do without this version"
             )
         version = open(directory)
         distortion = version.module.preprocessing.removeprefix(f"{cache.module.preprocessing}; ")

@@ -301,7 +301,8 @@ def test_a_version_that_is_not_complete_is_named_with_the_remedy(tmp_path, run):
     directory = run().directory
     _, second = store.versions(directory)
     (second / store.INDEX).unlink()
-    with pytest.raises(cache.CacheError, match=rf"{second} is not complete.*run it again with --augment, or delete"):
+    remedy = "run it again with --augment and the same distortions, or delete"
+    with pytest.raises(cache.CacheError, match=rf"{second} is not complete.*{remedy}"):
         reader.distorted(cache.open(directory))
     assert run().distorted == 0
     assert len(versions(directory)) == 2

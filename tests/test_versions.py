@@ -1,16 +1,19 @@
 """Distorted versions: other flags, links, folders that are begun or vanish, two runs at once."""
 
+import json
 import shutil
 
 import pytest
 
 import cache
-from cache import reader, store, verify
+from cache import command, reader, store, verify
+from cache.__main__ import main as cache_main
 from cache.errors import UserError
+from extract import fill as filling
 from extract import target
 from extract.run import extract
 from extract.settings import Settings
-from tests.pictures import make_folder
+from tests.pictures import make_folder, write_picture
 
 
 @pytest.fixture
@@ -65,3 +68,37 @@ def test_of_two_runs_that_drop_the_same_version_neither_fails(run):
     assert store.versions(first.parents[1]) == [second]
     assert run().distorted == 4
     assert verify.find(first) == []
+
+
+def test_a_photo_that_is_gone_before_its_versions_are_made_lacks_them(tmp_path, run, monkeypatch, capsys):
+    fill = filling.fill
+
+    def fill_and_lose(*arguments):
+        filled = fill(*arguments)
+        (tmp_path / "photos" / "a" / "000.png").unlink(missing_ok=True)
+        return filled
+
+    monkeypatch.setattr(filling, "fill", fill_and_lose)
+    result = run()
+    assert (result.computed, result.distorted, result.distorted_reused) == (4, 6, 0)
+    assert "1 images can no more be read, and have no version 2" in capsys.readouterr().out
+    plain = cache.open(result.directory)
+    for version in reader.distorted(plain):
+        assert reader.places(version, plain).tolist() == [-1, 0, 1, 2]
+
+
+def test_a_version_that_is_being_made_keeps_no_other_from_being_compacted(tmp_path, run, capsys):
+    photos = make_folder(tmp_path / "photos", {"a": 2, "b": 2})
+    run()
+    write_picture(photos / "a" / "new.png", 9)
+    first, second = store.versions(run().directory)
+    (first / store.INDEX).unlink()
+    before = contents(first)
+    capsys.readouterr()
+    assert command.run(cache_main, ["compact", "--json", str(tmp_path / "cache")]) == 0
+    told = {entry["directory"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert (told[str(first)]["shards_before"], told[str(first)]["shards_after"]) == (2, 2)
+    assert (told[str(second)]["shards_before"], told[str(second)]["shards_after"]) == (2, 1)
+    assert contents(first) == before
+    assert command.run(cache_main, ["compact", str(tmp_path / "cache")]) == 0
+    assert f"{first}: left alone, its extraction has not ended" in capsys.readouterr().out

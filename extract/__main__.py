@@ -119,9 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{result.computed} computed, {result.reused} reused, {result.rejected} files rejected", end="")
     print(f": see {result.directory / 'rejected.csv'}" if result.rejected else "")
     if flags.augment:
-        reused = flags.augment * total - result.distorted
         versions = f"{flags.augment} distorted version{'s' * (flags.augment != 1)}"
-        print(f"{versions}: {result.distorted} computed, {reused} reused")
+        print(f"{versions}: {result.distorted} computed, {result.distorted_reused} reused")
     if flags.thumbnails:
         print(f"{result.thumbnails} thumbnails made")
     if flags.trace:

@@ -23,6 +23,7 @@ class Result:
     reused: int
     rejected: int
     distorted: int = 0  # images that it ran on in distorted versions
+    distorted_reused: int = 0
     thumbnails: int = 0  # made
 
 
@@ -51,7 +52,7 @@ def extract(settings: Settings) -> Result:
         view.write_rejected(directory, rejected)
         view.check_classes(images, rejected, directory)
         view.write_index(directory, images, work)
-    distorted = versions.bring_up_to_date(settings, images, directory, rejected, load) if settings.augment else 0
+    distorted = versions.bring_up_to_date(settings, images, directory, rejected, load) if settings.augment else (0, 0)
     reused = len(images) - len(rejected) - computed
     shown = view.add_thumbnails(directory, settings.threads) if settings.thumbnails else 0
-    return Result(directory, len(images.labels), computed, reused, len(rejected), distorted, shown)
+    return Result(directory, len(images.labels), computed, reused, len(rejected), *distorted, shown)

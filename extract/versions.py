@@ -19,10 +19,10 @@ def bring_up_to_date(
     directory: Path,
     rejected: Mapping[int, store.Rejected],
     load: Callable[[], Network],
-) -> int:
+) -> tuple[int, int]:
     """Does for each distorted version what `run.extract` does for the images as they are.
 
-    Returns how many images the network ran on. Raises UserError as that does.
+    Returns how many images the network ran on, and how many it did not need to. Raises UserError as that does.
     """
     plain = store.module_of(directory)
     store.sweep(directory / store.DISTORTED)
@@ -31,7 +31,7 @@ def bring_up_to_date(
         for folder in others:
             target.drop(folder)
         print(f"distorted versions that were made with other flags are replaced: {len(others)}")
-    total = 0
+    total, reused = 0, 0
     for number in range(1, settings.augment + 1):
         distortion = settings.distortion(number)
         made_by, folder = target.version(directory, plain, distortion)
@@ -45,12 +45,15 @@ def bring_up_to_date(
             filled = network.fill(made_by, folder, images, work.missing, work.shards, distortion)
             computed = filled.computed
             unreadable |= filled.rejected
+            if filled.rejected:
+                print(f"{len(filled.rejected)} images can no more be read, and have no version {number}")
         if store.shard_names(folder):
             with store.locked(folder):
                 work = view.complete(work, computed, images, folder, unreadable, settings)
                 view.write_index(folder, images, work)
         total += computed
-    return total
+        reused += len(images) - len(unreadable) - computed
+    return total, reused
 
 
 def _the_same(network: Network, settings: Settings, directory: Path) -> Network:

@@ -1,18 +1,23 @@
 """Distorted versions: other flags, links, folders that are begun or vanish, two runs at once."""
 
 import json
+import os
 import shutil
 
+import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
 import cache
-from cache import command, reader, store, verify
+from cache import columns, command, reader, store, verify
 from cache.__main__ import main as cache_main
 from cache.errors import UserError
+from cache.strings import Strings
+from extract import decode, distort, target
 from extract import fill as filling
-from extract import target
 from extract.run import extract
-from extract.settings import Settings
+from extract.settings import Distortion, Settings
 from tests.pictures import make_folder, write_picture
 
 
@@ -55,7 +60,7 @@ def test_what_a_killed_run_began_with_other_flags_is_dropped(run):
     directory = run(augment=0).directory
     begun = directory / store.DISTORTED / "3-0123456789abcdef"
     (begun / store.SHARDS).mkdir(parents=True)
-    (begun / store.SHARDS / ".half.h5.partial").write_bytes(bytes(1000))
+    (begun / store.SHARDS / f".half.h5{columns.TEMPORARY}").write_bytes(bytes(1000))
     run()
     assert sorted((directory / store.DISTORTED).iterdir()) == store.versions(directory)
     assert len(store.versions(directory)) == 2
@@ -102,3 +107,51 @@ def test_a_version_that_is_being_made_keeps_no_other_from_being_compacted(tmp_pa
     assert contents(first) == before
     assert command.run(cache_main, ["compact", str(tmp_path / "cache")]) == 0
     assert f"{first}: left alone, its extraction has not ended" in capsys.readouterr().out
+
+
+def test_versions_are_in_the_order_of_their_numbers(run):
+    directory = run(augment=11).directory
+    assert [store.version_of(path) for path in store.versions(directory)] == list(range(1, 12))
+
+
+@pytest.mark.parametrize("differs", ["size", "time"])
+def test_a_photo_of_another_size_or_time_is_another_photo(tmp_path, run, differs):
+    directory = run().directory
+    photo = tmp_path / "photos" / "a" / "000.png"
+    before = photo.stat()
+    if differs == "size":
+        photo.write_bytes(photo.read_bytes() + b"more")
+    os.utime(photo, ns=(0, before.st_mtime_ns + (differs == "time")))
+    run(augment=0)
+    plain = cache.open(directory)
+    for version in reader.distorted(plain):
+        assert reader.places(version, plain).tolist() == [-1, 1, 2, 3]
+
+
+def test_what_killed_runs_left_half_written_is_swept(tmp_path, run):
+    directory = run(augment=1).directory
+    [first] = store.versions(directory)
+    left = [directory / store.DISTORTED / f".2-dropped{columns.TEMPORARY}", first / f".half.h5{columns.TEMPORARY}"]
+    left[0].mkdir()
+    left[1].write_bytes(bytes(1000))
+    for path in left:
+        os.utime(path, (0, 0))
+    write_picture(tmp_path / "photos" / "a" / "new.png", 9)
+    assert run(augment=1).distorted == 1
+    assert not any(path.exists() for path in left)
+
+
+def test_of_a_large_jpeg_as_much_is_decoded_as_an_enlarged_crop_needs(tmp_path, run):
+    """Of a plain one the decoder leaves 4 times the network's 16 pixels; of one enlarged up to 4 times, 16 times."""
+    side = 8 * 4 * 16  # a plain one comes at an eighth
+    rng = np.random.default_rng(3)
+    picture = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
+    picture.save(tmp_path / "photos" / "a" / "large.jpg", quality=95, subsampling=0)
+    distortion = Distortion(False, 100, 100, 0, 0, 1)
+    content = (tmp_path / "photos" / "a" / "large.jpg").read_bytes()
+    path = Strings.of(["a/large.jpg"])
+    [batch] = decode.batches(tmp_path / "photos", path, (16, 16), 1, 1, distortion=distortion)
+    # Half is 16 times the network's size.
+    wanted = tf.io.decode_jpeg(content, ratio=2)
+    draws = distort.draw(tf.raw_ops.Fingerprint(data=[content], method="farmhash64")[0], distortion)
+    np.testing.assert_array_equal(batch.images[0], distort.distort(wanted, 16, 16, distortion, draws))

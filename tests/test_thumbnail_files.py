@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import types
 
 import h5py
 import numpy as np
@@ -81,6 +82,23 @@ def test_commits_are_as_frequent_as_those_of_bottlenecks(made, monkeypatch, limi
     assert thumbnails.write_all(directory, parts) == 13
     assert len(files_of(directory)) == 13
     assert everything(directory) == jpegs
+
+
+def test_the_time_runs_anew_after_each_commit(made, monkeypatch):
+    directory, index, jpegs = made
+    shutil.rmtree(directory / store.THUMBNAILS)
+    monkeypatch.setattr(writer, "COMMIT_SECONDS", 25)
+    monkeypatch.setattr(thumbnails, "time", types.SimpleNamespace(monotonic=lambda: seconds))
+    seconds = 0
+
+    def slow():
+        nonlocal seconds
+        for image in range(13):
+            seconds += 10
+            yield thumbnails.of(index, np.array([image]), [jpegs[image]])
+
+    assert thumbnails.write_all(directory, slow()) == 13
+    assert [len(thumbnails.read(path)) for path in files_of(directory)] == [3, 3, 3, 3, 1]
 
 
 # --- found again -----------------------------------------------------------------------------------------------

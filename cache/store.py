@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import io
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -130,8 +131,8 @@ def begun_versions(directory: Path) -> list[Path]:
 def version_of(directory: Path) -> int | None:
     """The number of a distorted version, 1 or more, by the place and the name of its folder; None if it is none."""
     absolute = directory.absolute()
-    number = absolute.name.partition("-")[0]
-    return int(number) if absolute.parent.name == DISTORTED and number.isascii() and number.isdigit() else None
+    name = re.fullmatch(r"([1-9][0-9]*)-[0-9a-f]{16}", absolute.name)
+    return int(name[1]) if name and absolute.parent.name == DISTORTED else None
 
 
 def distorted_module(plain: Module, distortion: str) -> Module:

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image, ImageOps
 
 import cache
-from cache import command, store, thumbnails, verify
+from cache import columns, command, store, thumbnails, verify
 from extract.__main__ import main
 from tests.pictures import make_folder, write_picture
+from tests.processes import extract_with_nothing_to_do
 from tests.test_cache import REPO
 from tests.test_repair import flip, place_of
 from tests.test_thumbnail_files import files_of
@@ -131,17 +132,7 @@ def test_they_can_be_added_later_and_a_run_with_nothing_to_do_imports_no_tensorf
     assert command.run(main, flags) == 0
     told = run()
     assert "0 computed, 4 reused" in told.out and "4 thumbnails made" in told.out
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
-    script = f"""
-import sys
-from cache import command
-from extract.__main__ import main
-status = command.run(main, {[*flags, "--thumbnails"]})
-sys.exit(99 if "tensorflow" in sys.modules else status)"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "0 thumbnails made" in done.stdout
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == before
+    assert "0 thumbnails made" in extract_with_nothing_to_do(tmp_path / "cache", [*flags, "--thumbnails"])
 
 
 def test_what_has_become_unreadable_is_passed_over(tmp_path, module, run):
@@ -177,6 +168,18 @@ command.run(main, ["--image_dir", {str(photos)!r}, "--cache_dir", {str(tmp_path 
     assert sum(found is not None for found in before.values()) == 12
     assert "11 thumbnails made" in run().out
     assert all(found is not None for found in shown(tmp_path).values())
+
+
+def test_what_a_killed_run_left_half_written_is_swept_by_the_next(tmp_path, run, module):
+    photos = make_folder(tmp_path / "photos", {"a": 2, "b": 2})
+    flags = ["--image_dir", str(photos), "--cache_dir", str(tmp_path / "cache"), "--module", module]
+    assert command.run(main, flags) == 0
+    left = directory_of(tmp_path) / store.THUMBNAILS / f".some.h5{columns.TEMPORARY}"
+    left.parent.mkdir()
+    left.write_text("half")
+    os.utime(left, (0, 0))
+    assert "4 thumbnails made" in run().out
+    assert not left.exists()
 
 
 def test_a_place_that_cannot_be_written_costs_no_bottleneck(tmp_path, run, module):

@@ -66,6 +66,17 @@ def test_what_a_killed_run_began_with_other_flags_is_dropped(run):
     assert len(store.versions(directory)) == 2
 
 
+def test_what_is_no_version_stays(run):
+    directory = run(augment=0).directory
+    folders = [directory / store.DISTORTED / name for name in ("2026-photos", "0-0123456789abcdef", "9", "notes")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert run(augment=1).distorted == 4
+    assert run(augment=1, augment_seed=1).distorted == 4
+    assert all(folder.exists() for folder in folders)
+    assert len(store.versions(directory)) == 1
+
+
 def test_of_two_runs_that_drop_the_same_version_neither_fails(run):
     first, second = store.versions(run().directory)
     target.drop(first)
@@ -90,6 +101,20 @@ def test_a_photo_that_is_gone_before_its_versions_are_made_lacks_them(tmp_path, 
     plain = cache.open(result.directory)
     for version in reader.distorted(plain):
         assert reader.places(version, plain).tolist() == [-1, 0, 1, 2]
+
+
+def test_where_no_photo_can_be_read_any_more_there_is_no_version(tmp_path, run, monkeypatch):
+    fill = filling.fill
+
+    def fill_and_lose(*arguments):
+        filled = fill(*arguments)
+        shutil.rmtree(tmp_path / "photos", ignore_errors=True)
+        return filled
+
+    monkeypatch.setattr(filling, "fill", fill_and_lose)
+    result = run()
+    assert (result.computed, result.distorted, result.distorted_reused) == (4, 0, 0)
+    assert reader.distorted(cache.open(result.directory)) == []
 
 
 def test_a_version_that_is_being_made_keeps_no_other_from_being_compacted(tmp_path, run, capsys):

@@ -368,21 +368,23 @@ def test_plain_caches_alone_are_to_choose_from(tmp_path, run, module):
         extract(Settings(str(tmp_path / "photos"), str(store.versions(directory)[0]), module))
 
 
-def test_a_network_that_changed_under_its_name_makes_no_versions_of_the_old_ones_images(tmp_path, run, monkeypatch):
+@pytest.mark.parametrize("old", [0, 1])
+def test_a_network_that_changed_under_its_name_neither_makes_nor_drops_versions(tmp_path, run, monkeypatch, old):
     """TensorFlow Hub's handles say nothing of the weights, and its own cache may be another one tomorrow."""
     make_folder(tmp_path / "photos", {"a": 2, "b": 2})
     handle = "https://tfhub.dev/somebody/tiny/feature_vector/1"
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub"))
     folder = tmp_path / "hub" / hashlib.sha1(handle.encode()).hexdigest()
     modules.make_tf2_hub_module(folder, seed=0)
-    directory = run(module=handle, augment=0).directory
+    directory = run(module=handle, augment=old, augment_seed=1).directory
+    before = store.versions(directory)
     shutil.rmtree(folder)
     modules.make_tf2_hub_module(folder, seed=1)
     with pytest.raises(
         cache.UserError, match=f"is no more the network that made {directory}; give another --cache_dir"
     ):
         run(module=handle)
-    assert store.versions(directory) == []
+    assert store.versions(directory) == before and len(before) == old
 
 
 def test_a_version_of_another_backbone_is_refused(tmp_path, run):

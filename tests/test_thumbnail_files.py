@@ -1,5 +1,6 @@
 """Files of thumbnails: committed, found again, damaged, and looked after like the bottlenecks."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -122,6 +123,14 @@ def test_another_size_or_time_is_another_image(made, name):
     assert thumbnails.missing(directory, index).tolist() == [5, 6]
 
 
+def test_another_path_is_another_image(made):
+    directory, index, jpegs = made
+    renamed = dataclasses.replace(index, paths=Strings.of([*list(index.paths)[:-1], "renamed.jpg"]))
+    store.write_index(directory, store.module_of(directory), renamed)
+    assert everything(directory) == [*jpegs[:12], None]
+    assert thumbnails.missing(directory, renamed).tolist() == [12]
+
+
 def test_reading_meets_compacting(made, monkeypatch):
     directory, _, jpegs = made
     opened = cache.open(directory)
@@ -236,11 +245,12 @@ BOMB[BOMB.index(b"\xff\xc0") + 5 : BOMB.index(b"\xff\xc0") + 9] = b"\xff\xff\xff
         b"<svg onload='alert(1)'>",
         b"\xff\xd8",
         bytes(BOMB),  # four billion pixels, in 700 bytes
+        jpeg(0).replace(b"\x00\x08\x00\x0c", b"\x00\x00\x00\x0c", 1),
         jpeg(0) + bytes(1 << 17),
         # A decoder passes over a marker without a length, and would meet the bomb that is skipped here.
         b"\xff\xd8\xff\xd0" + len(BOMB).to_bytes(2, "big") + bytes(BOMB)[2:] + jpeg(0)[2:],
     ],
-    ids=["empty", "markup", "cut off", "bomb", "too long", "hidden bomb"],
+    ids=["empty", "markup", "cut off", "bomb", "of no lines", "too long", "hidden bomb"],
 )
 def test_what_is_no_small_jpeg_is_not_shown(made, content):
     directory, _, jpegs = made

@@ -103,6 +103,42 @@ def test_sgd_takes_the_steps_of_a_slow_reference(opened, path, class_weights, co
         assert progress.cross_entropy == pytest.approx(cross_entropy, rel=1e-4)
 
 
+@pytest.fixture
+def watched(monkeypatch):
+    """The blocks that a solver is given, by the number of images that it draws them from."""
+    given = {}
+
+    def blocks(images, *others):
+        for block in made(images, *others):
+            given.setdefault(len(images), []).append(block)
+            yield block
+
+    made = stream.blocks
+    monkeypatch.setattr(stream, "blocks", blocks)
+    return given
+
+
+def test_all_calls_of_sgd_have_blocks_of_one_shape(opened, path, watched, monkeypatch):
+    # XLA compiles for each shape: half a second, again and again.
+    monkeypatch.setattr(sgd, "LONGEST", 15)
+    problem = problem_of(opened, solver="sgd", eval_step_interval=7, intermediate_store_frequency=4)
+    assert len(list(solvers.solve(problem))) == 21
+    for images in (problem.training, problem.validation):
+        blocks = watched[len(images)]
+        assert len(blocks) >= 4
+        assert len({(tuple(block.bottlenecks.shape), block.places.shape) for block in blocks}) == 1
+
+
+def test_validation_draws_of_a_call_fit_into_a_block(opened, watched, monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 40_000)
+    problem = problem_of(opened, solver="sgd", eval_step_interval=1, validation_batch_size=1000)
+    counts = [progress.validation.count for progress in solvers.solve(problem)]
+    assert counts == [1000] * 60
+    drawn = watched[len(problem.validation)]
+    assert len(drawn) == 20
+    assert all(block.places.nbytes + block.label_ids.nbytes <= 40_000 for block in drawn)
+
+
 @pytest.mark.parametrize("class_weights", ["balanced", "none"])
 def test_sgd_draws_classes_or_images_alike(opened, class_weights):
     problem = problem_of(opened, solver="sgd", class_weights=class_weights)

@@ -16,6 +16,7 @@ from train.solvers import Problem, Progress, State
 from train.stream import Block, Images
 
 LONGEST = 400  # steps in one call of the graph: so long Ctrl-C and the progress bar wait, a tenth of a second
+_PLACE_BYTES = 12  # of an image in a batch: its place and its class
 _DRAWN = 100  # steps at most whose batches come from one generator
 
 
@@ -36,10 +37,11 @@ def sgd(problem: Problem, state: State | None, compiled: bool | None = None) -> 
     else:
         done, start = int(state["step"]), Head(state["weights"], state["biases"])
     intervals = [interval, *([settings.intermediate_store_frequency] if settings.intermediate_store_frequency else [])]
-    most_steps = longest(images, settings.train_batch_size)
-    plan = list(calls(done, steps, intervals, most_steps, _points(problem)))
-    most_points = max(map(len, plan), default=0)
-    drawn = batches(problem, settings.train_batch_size, done, [ends[-1] for ends in plan])
+    plan = list(calls(done, steps, intervals, longest(images, settings.train_batch_size), _points(problem)))
+    lasts = [ends[-1] for ends in plan]
+    most_points, most_steps = max(map(len, plan), default=0), int(np.diff([done, *lasts]).max(initial=0))
+    # Not only the places: of a set that is not resident, each batch brings its bottlenecks.
+    drawn = (_filled(places, most_steps) for places in batches(problem, settings.train_batch_size, done, lasts))
     blocks = stream.blocks(images, drawn, problem.device)
     whole = stream.passes(problem.validation, problem.device)
     with tf.device(problem.device):
@@ -54,7 +56,7 @@ def sgd(problem: Problem, state: State | None, compiled: bool | None = None) -> 
                 np.float32(settings.l2 or 0.0),
                 _filled(np.array(ends, np.int32) - done, most_points),
                 np.int32(len(ends)),
-                *(block.bottlenecks, _filled(block.places, most_steps), _filled(block.label_ids, most_steps)),
+                *(block.bottlenecks, block.places, block.label_ids),
                 *(held_out.bottlenecks, held_out.places, held_out.label_ids),
             )
         for step, *layer, trained, validated in zip(ends, *(tensor.numpy() for tensor in points), strict=False):
@@ -119,8 +121,8 @@ def _points(problem: Problem) -> int:
     """How many heads one call may leave, so that they fit into a block's memory, and what they are validated on."""
     images = problem.validation
     layer = 4 * (images.cache.module.dimension + 1) * len(images.cache.labels)
-    drawn = 0 if stream.is_resident(images) else problem.settings.validation_batch_size * images.row_bytes
-    return max(1, stream.BLOCK_BYTES // max(layer, drawn))
+    each = _PLACE_BYTES if stream.is_resident(images) else images.row_bytes
+    return max(1, stream.BLOCK_BYTES // max(layer, problem.settings.validation_batch_size * each))
 
 
 def _validation(problem: Problem, plan: Sequence[Sequence[int]], points: int) -> Iterable[Block]:

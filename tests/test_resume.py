@@ -129,6 +129,11 @@ def test_what_cannot_go_on_is_told_in_one_line(cache_dir, tmp_path):
     assert "on other images" in error_of(
         small_cache.make(tmp_path / "other", counts=(40, 50, 50)), tmp_path, *flags, "--resume"
     )
+    with np.load(tmp_path / FILE) as arrays:
+        kept = dict(arrays)
+    earlier = {name: value for name, value in json.loads(kept["run"].item()).items() if name != "layout"}
+    np.savez(tmp_path / FILE, **{**kept, "run": np.array(json.dumps(earlier))})
+    assert "by another version of this program; leave --resume out" in error_of(cache_dir, tmp_path, *flags, "--resume")
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-100])
     assert "is damaged; delete it" in error_of(cache_dir, tmp_path, *flags, "--resume")
 

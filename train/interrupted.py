@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from train.solvers import Progress
 
 FILE = "interrupted.npz"
+LAYOUT = 2  # of what the solvers keep to go on with, and of how they draw; 1 named none
 # What may differ between the run that was stopped and the one that goes on.
 _FREE = {"cache_dir", "output_dir", "module", "split", "device", "resume", "print_misclassified_test_images"}
 _FREE |= {
@@ -68,6 +69,8 @@ def load(folder: Path, settings: TrainSettings, data: str) -> tuple[dict[str, np
         raise UserError(f"{path} is not there: no run was interrupted; leave --resume out") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{path} is damaged; delete it and leave --resume out") from None
+    if run.get("layout") != LAYOUT:
+        raise UserError(f"{path} was left by another version of this program; leave --resume out to begin anew")
     now = json.loads(_run(settings, data))
     for name in now:
         if run.get(name) != now[name]:
@@ -92,4 +95,4 @@ def digest(cache: Cache, sets: np.ndarray, versions: Sequence[Cache]) -> str:
 
 def _run(settings: TrainSettings, data: str) -> str:
     fixed = {name: value for name, value in asdict(settings).items() if name not in _FREE}
-    return json.dumps({**fixed, "data": data})
+    return json.dumps({**fixed, "data": data, "layout": LAYOUT})

@@ -181,9 +181,18 @@ def test_the_strengths_of_lbfgs_are_a_line_and_a_table(trained):
     assert [tag for tag, attributes in page.tags if attributes.get("class") == "mark"] == ["circle"]
     text = " ".join(page.text)
     assert "205 iterations of L-BFGS along 3 strengths of L2" in text
+    assert "the least cross entropy on them, in which all classes count alike." in text
     assert "iteration 205" in text
     assert " steps" not in text
     assert " step " not in text
+
+
+def test_a_fit_of_another_weighting_is_no_further_strength(trained):
+    grid = [replace(trial, class_weights="none") for trial in strengths()]
+    grid.append(replace(grid[1], class_weights="balanced", chosen=False))
+    text = " ".join(Page(report.html(with_solver(trained, "lbfgs", grid))).text)
+    assert "205 iterations of L-BFGS along 3 strengths of L2" in text
+    assert "The framed one has the least cross entropy on them." in text
 
 
 def test_a_run_without_validation_and_test_images_is_reported(trained):

@@ -167,7 +167,8 @@ def _curves(result: Result) -> str:
 
 
 def _grid(grid: Sequence[Trial]) -> str:
-    told = "The accuracy of each head on the validation images. The framed one has the least cross entropy on them."
+    told = "The accuracy of each head on the validation images. The framed one has the least cross entropy on them"
+    told += ", in which all classes count alike." if _weightings(grid) == ["balanced"] else "."
     if all(trial.validation_accuracy is None for trial in grid):
         told = "There were no validation images to choose by."
     over_rates = any(trial.learning_rate is not None for trial in grid)

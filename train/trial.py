@@ -13,5 +13,5 @@ class Trial:
     learning_rate: float | None  # None: lbfgs, which has none
     class_weights: str  # "balanced" or "none"
     validation_accuracy: float | None  # None: no image fell into the validation set
-    validation_cross_entropy: float | None  # mean, in nats
+    validation_cross_entropy: float | None  # in nats, the mean over images; over classes with --class_weights balanced
     chosen: bool

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import cache
 from benchmarks import synthetic
+from cache import columns
 from tests.test_compact import DIMENSION, commit, index_of, rows
 
 VIEW = [*range(10, 30), 3, 3, 0, *range(40, 43), 1, 2]
@@ -58,12 +59,31 @@ def test_an_image_that_is_not_there_is_an_index_error(opened, image):
 
 def test_mapped_gives_all_bottlenecks_and_copies_none(opened):
     covered = []
+    shards, rows = opened.index.shard_ids, opened.index.shard_rows
     for images, vectors in opened.mapped():
+        before, first = images.start - 1, images.start
+        assert not first or (shards[first], rows[first]) != (shards[before], rows[before] + 1), "one slice would do"
         np.testing.assert_array_equal(vectors, expected(VIEW[images]))
         assert not vectors.flags.writeable
         assert any(np.shares_memory(vectors, opened_shard.rows.bottlenecks) for opened_shard in opened.shards)
         covered += range(images.start, images.stop)
     assert covered == list(range(len(VIEW)))
+
+
+def test_rows_of_two_shards_are_no_run_though_their_numbers_are(tmp_path, monkeypatch):
+    directory = tmp_path / "tiny"
+    commit(directory, range(1100))
+    commit(directory, range(2000, 3100))
+    view = [*range(550), *range(2550, 3100)]  # rows 0 to 1099, the second half in the other shard
+    index_of(directory, view)
+    opened = cache.open(directory)
+    assert opened.index.shard_rows.tolist() == list(range(1100))
+    assert [(images.start, images.stop) for images, _ in opened.mapped()] == [(0, 550), (550, 1100)]
+    np.testing.assert_array_equal(opened.bottlenecks(np.arange(1100)), rows(view).bottlenecks)
+    asked = []
+    monkeypatch.setattr(columns, "will_need", asked.append)
+    opened.will_need(np.arange(1099, -1, -1))
+    np.testing.assert_array_equal(np.concatenate(asked), rows(view).bottlenecks)
 
 
 def test_a_tf_dataset_is_one_pass_in_order(opened):
@@ -128,3 +148,7 @@ def test_what_will_be_needed_is_read_before_it_is_touched(tmp_path):
         time.sleep(0.01)
     assert in_memory(vectors).mean() < 0.5, "and no more than that"
     opened.will_need(np.zeros(0, np.int64))
+    opened.will_need(np.arange(6000, 6100, 10))  # 25 kB apart, as little as what lies between is read with them
+    while not in_memory(vectors[6000:6091]).all():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

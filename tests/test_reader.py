@@ -140,7 +140,8 @@ def test_what_will_be_needed_is_read_before_it_is_touched(tmp_path):
     vectors = shard.rows.bottlenecks
     if in_memory(vectors).mean() > 0.1:
         pytest.skip("the system keeps the file in memory")
-    needed = np.array([4096 + 7, *range(1000, 1200), 8191, 4096 + 7])
+    # Those far apart begin and end anywhere in a page.
+    needed = np.array([4096 + 7, *range(1000, 1200), 8191, 4096 + 7, *range(2000, 4000, 51)])
     opened.will_need(needed)
     deadline = time.monotonic() + 30
     while not all(in_memory(vectors[opened.index.shard_rows[image]]).all() for image in needed):

@@ -424,6 +424,25 @@ def test_distorted_versions_train_beside_the_plain_images(tmp_path):
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in blocks]), images.label_ids)
 
 
+@pytest.mark.parametrize("solver", ["sgd", "sweep"])
+def test_the_runs_of_every_version_are_asked_for_ahead_of_need(tmp_path, monkeypatch, solver):
+    plain = small_cache.open_with(tmp_path / "plain", counts=(40, 40, 40))
+    version = small_cache.open_with(tmp_path / "version", counts=(50, 50, 50))
+    monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
+    asked = []
+    monkeypatch.setattr(cache.reader.Cache, "will_need", lambda where, rows: asked.append((where, rows)))
+    problem = problem_of(plain, solver=solver, how_many_training_steps=100)
+    rows = problem.training.rows
+    # Image i of the plain cache is image i + 7 of the version's.
+    images = Images(plain, np.concatenate([rows, rows + len(plain)]), (version,), (np.arange(len(plain)) + 7,))
+    list(solvers.solve(replace(problem, training=images)))
+    found = {id(where): set() for where in (plain, version)}
+    for where, some in asked:
+        found[id(where)].update(some.tolist())
+    # Not for the images that validate: those are drawn one by one.
+    assert found == {id(plain): set(rows.tolist()), id(version): set((rows + 7).tolist())}
+
+
 def test_an_image_that_a_version_lacks_trains_without_it(tmp_path):
     plain = small_cache.open_with(tmp_path / "plain", counts=(4, 3))
     fewer = small_cache.open_with(tmp_path / "fewer", counts=(2, 3))

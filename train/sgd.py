@@ -42,7 +42,7 @@ def sgd(problem: Problem, state: State | None, compiled: bool | None = None) -> 
     most_points, most_steps = max(map(len, plan), default=0), int(np.diff([done, *lasts]).max(initial=0))
     # Not only the places: of a set that is not resident, each batch brings its bottlenecks.
     drawn = (_filled(places, most_steps) for places in batches(problem, settings.train_batch_size, done, lasts))
-    blocks = stream.blocks(images, drawn, problem.device)
+    blocks = stream.blocks(images, drawn, problem.device, run_of(images, settings.train_batch_size))
     whole = stream.passes(problem.validation, problem.device)
     with tf.device(problem.device):
         weights, biases = tf.constant(start.weights), tf.constant(start.biases)
@@ -79,8 +79,7 @@ def batches(problem: Problem, batch_size: int, begin: int, ends: Iterable[int]) 
     The batches of some steps are drawn at once: of a set that is not resident, as many as fill the shuffle buffer.
     """
     seed, images = problem.settings.seed, problem.training
-    at_once = min(_DRAWN, longest(images, batch_size))
-    run = stream.run_of(images, at_once * batch_size)
+    at_once, run = _at_once(images, batch_size), run_of(images, batch_size)
 
     @functools.lru_cache(2)
     def drawn(number: int) -> np.ndarray:
@@ -94,6 +93,15 @@ def batches(problem: Problem, batch_size: int, begin: int, ends: Iterable[int]) 
             parts.append(drawn(number)[inside : inside + end - begin])
             begin += len(parts[-1])
         yield np.concatenate(parts)
+
+
+def run_of(images: Images, batch_size: int) -> int:
+    """How many images that lie one behind the other `batches` draws together."""
+    return stream.run_of(images, _at_once(images, batch_size) * batch_size)
+
+
+def _at_once(images: Images, batch_size: int) -> int:
+    return min(_DRAWN, longest(images, batch_size))
 
 
 def longest(images: Images, batch_size: int) -> int:

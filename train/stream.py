@@ -145,8 +145,8 @@ def is_resident(images: Images) -> bool:
     return len(images) * images.cache.module.dimension * 4 <= RESIDENT_BYTES
 
 
-def blocks(images: Images, batches: Iterable[np.ndarray], device: str) -> Iterator[Block]:
-    """A block for each of `batches`, int64 [K, B], places in the rows of `images.by_class`.
+def blocks(images: Images, batches: Iterable[np.ndarray], device: str, run: int = 1) -> Iterator[Block]:
+    """A block for each of `batches`, int64 [K, B], places in the rows of `images.by_class`, drawn in runs of `run`.
 
     A resident set is copied to the device once, and its blocks share that copy. Of a larger set each block brings its
     own bottlenecks, gathered from the shards while the caller uses the last block.
@@ -160,7 +160,7 @@ def blocks(images: Images, batches: Iterable[np.ndarray], device: str) -> Iterat
         drawn = rows[places]
         if resident is not None:
             return Block(resident, places, images.labels_of(drawn))
-        if run_of(images, places.size) > 1:  # of images one by one, asking takes longer than it saves
+        if run > 1:  # of images one by one, asking takes longer than it saves
             images.will_need(drawn.reshape(-1))
         bottlenecks = on(device, images.bottlenecks(drawn.reshape(-1)))
         return Block(bottlenecks, np.arange(places.size).reshape(places.shape), images.labels_of(drawn))

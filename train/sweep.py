@@ -58,7 +58,8 @@ def sweep(problem: Problem, state: State | None, trials: Sequence[Trial] | None 
     plan = list(sgd.calls(done, steps, [interval], sgd.longest(images, settings.train_batch_size), 1))
     balanced = replace(problem, settings=replace(settings, class_weights="balanced"))
     drawn = sgd.batches(balanced, settings.train_batch_size, done, [ends[-1] for ends in plan])
-    for (done,), block in zip(plan, stream.blocks(images, drawn, problem.device), strict=True):
+    blocks = stream.blocks(images, drawn, problem.device, sgd.run_of(images, settings.train_batch_size))
+    for (done,), block in zip(plan, blocks, strict=True):
         with tf.device(problem.device):
             descend = _descend(dimension, classes, block.bottlenecks.dtype)
             choices = rates[alive], l2[alive], importance[:, alive]

@@ -42,17 +42,17 @@ def lbfgs(problem: Problem, state: State | None) -> Iterator[Progress]:
     if state is None:
         zero = objective.start
         state = {"step": np.array(0), "trials": np.zeros((0, 4)), "last": zero, "best": zero}
-    while following := _next(problem, state["trials"]):
+    while following := _next(problem, objective, state["trials"]):
         for progress in _fit(problem, objective, validation, *following, state):
             yield progress
         state = progress.state
 
 
-def _next(problem: Problem, trials: np.ndarray) -> tuple[float, bool] | None:
+def _next(problem: Problem, objective: _Objective, trials: np.ndarray) -> tuple[float, bool] | None:
     """The strength of the next fit, and whether all classes count alike in it, after `trials` [T, 4].
 
-    First comes the path, until PATIENCE; then, where neither weighting was asked for, the other one at the best
-    strength.
+    First comes the path, until PATIENCE; then, where neither weighting was asked for and they differ, the other one at
+    the best strength.
     """
     settings = problem.settings
     path = (settings.l2,) if settings.l2 is not None else PATH if len(problem.validation) else (UNCHOSEN,)
@@ -61,8 +61,7 @@ def _next(problem: Problem, trials: np.ndarray) -> tuple[float, bool] | None:
         return None
     if done < len(path) and done - 1 - best < PATIENCE:
         return path[done], settings.balanced
-    _, _, counts = problem.training.by_class
-    if settings.class_weights is None and len(problem.validation) and len(set(counts.tolist())) > 1:
+    if settings.class_weights is None and len(problem.validation) and objective.weightings_differ:
         return float(trials[best, 0]), not settings.balanced
     return None
 
@@ -85,7 +84,7 @@ def _fit(
             if _chosen(trials) == len(trials) - 1:
                 now["best"] = iterate.flat
         best = reached if not len(now["trials"]) else objective.head(now["best"])
-        steps = None if _next(problem, now["trials"]) else step
+        steps = None if _next(problem, objective, now["trials"]) else step
         yield Progress(step, steps, iterate.accuracy, iterate.cross_entropy, scored, best, _grid(now["trials"]), now)
 
 
@@ -101,11 +100,11 @@ def _chosen(trials: np.ndarray) -> int:
 
 
 def _grid(trials: np.ndarray) -> list[Trial]:
-    grid = []
+    grid, best = [], _chosen(trials)
     for number, (l2, balanced, accuracy, cross_entropy) in enumerate(trials.tolist()):
         scored = (None, None) if np.isnan(cross_entropy) else (accuracy, cross_entropy)
         weighting = "balanced" if balanced else "none"
-        grid.append(Trial(l2, None, weighting, scored[0], scored[1], number == _chosen(trials)))
+        grid.append(Trial(l2, None, weighting, scored[0], scored[1], number == best))
     return grid
 
 
@@ -130,6 +129,8 @@ class _Objective:
         self._shape = images.cache.module.dimension, len(images.cache.labels)
         self._count = len(images)
         self._balance = _balance(images)
+        counts = np.bincount(images.label_ids)
+        self.weightings_differ = len(np.unique(counts[counts > 0])) > 1
         sums = [tf.reduce_sum(tf.cast(block, tf.float32), axis=0).numpy() for block, _ in next(self._passes)]
         self._mean = np.sum(sums, axis=0, dtype=np.float64) / self._count
         self._stopped = threading.Event()

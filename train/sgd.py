@@ -15,7 +15,7 @@ from train.score import Score, score
 from train.solvers import Problem, Progress, State
 from train.stream import Block, Images
 
-LONGEST = 400  # steps in one call of the graph: so long Ctrl-C and the progress bar wait, a tenth of a second
+LONGEST = 400  # steps in one call of the graph: so long Ctrl-C and the progress bar wait
 _PLACE_BYTES = 12  # of an image in a batch: its place and its class
 _DRAWN = 100  # steps at most whose batches come from one generator
 

@@ -141,7 +141,7 @@ def run_of(images: Images, drawn: int) -> int:
 
 
 def is_resident(images: Images) -> bool:
-    """Whether all of a set stays on the device, as float32."""
+    """Whether all of a set stays on the device: as float32 it has RESIDENT_BYTES at most."""
     return len(images) * images.cache.module.dimension * 4 <= RESIDENT_BYTES
 
 

@@ -76,7 +76,8 @@ def _ours(
     from train.stream import Images
 
     settings = TrainSettings(options.scratch, options.scratch, solver=solver)
-    problem = solvers.Problem(Images(cache, training), Images(cache, validation), settings, "/CPU:0")
+    together = Images(cache, np.concatenate([training, validation]))
+    problem = solvers.Problem(Images(cache, training), Images(cache, validation), settings, "/CPU:0", together)
     last = deque(solvers.solve(problem), 1).pop()
     evaluation = evaluate.evaluate(last.head, Images(cache, test))
     assert evaluation is not None

@@ -18,6 +18,19 @@ def module(tmp_path_factory):
     return modules.make_tf2_hub_module(tmp_path_factory.mktemp("modules") / "tiny")
 
 
+@pytest.fixture(params=["resident", "streamed"])
+def path(request, monkeypatch):
+    """Both ways that training data may take; streamed in blocks of a few images."""
+    from tests import small_cache
+    from train import stream
+
+    if request.param == "streamed":
+        monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(stream, "BLOCK_BYTES", 50 * small_cache.DIMENSION * 4)
+        monkeypatch.setattr(stream, "SHUFFLE_BYTES", 300 * small_cache.DIMENSION * 4)
+    return request.param
+
+
 @pytest.fixture
 def disk(tmp_path):
     """A file system of 2 MB, where this machine lets one be mounted."""

@@ -11,7 +11,8 @@ from PIL import Image
 import cache
 from cache.errors import CacheError, UserError
 from tests import small_cache
-from tests.test_train import quick, softmax, vectors_of
+from tests.problems import softmax, vectors_of
+from tests.test_train import quick
 from train import export, run
 from train.stream import Images
 

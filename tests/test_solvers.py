@@ -1,68 +1,26 @@
 """The solvers against slow references, through `solvers.solve`, on a small real cache."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn.linear_model import LogisticRegression
 
 import cache
 from cache.errors import UserError
 from tests import small_cache
+from tests.problems import COUNTS, assert_same_head, cross_entropy_of, problem_of, softmax, vectors_of
 from train import head, sgd, solvers, stream, sweep
 from train.evaluate import evaluate
-from train.settings import SOLVERS, TrainSettings
+from train.settings import SOLVERS
 from train.stream import Images
 from train.trial import Trial
-
-COUNTS = (60, 25, 40)
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     # The images of a class are neighbours, as an extraction leaves them.
     return small_cache.open_with(tmp_path_factory.mktemp("small"), counts=COUNTS, dtypes=("f2", "f4"), noise=60)
-
-
-def problem_of(opened, **settings):
-    """Every fifth image validates."""
-    values = {"how_many_training_steps": 60, "learning_rate": 0.1, "train_batch_size": 20, **settings}
-    rows = np.arange(len(opened))
-    training, validation = Images(opened, rows[rows % 5 > 0]), Images(opened, rows[rows % 5 == 0])
-    return solvers.Problem(training, validation, TrainSettings(Path("cache"), Path("out"), **values), "/CPU:0")
-
-
-def vectors_of(images):
-    """Bottlenecks float64 [n, D] and label ids [n], straight from the shards, one row at a time."""
-    index = images.cache.index
-    rows = [images.cache.shards[index.shard_ids[r]].rows.bottlenecks[index.shard_rows[r]] for r in images.rows]
-    return np.array(rows, np.float64), index.label_ids[images.rows]
-
-
-def softmax(scores):
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-def cross_entropy_of(weights, biases, x, y):
-    return -np.log(softmax(x @ weights + biases)[np.arange(len(y)), y]).mean()
-
-
-def assert_same_head(found, expected, tolerance=1e-5):
-    np.testing.assert_allclose(found.weights, expected.weights, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(found.biases, expected.biases, rtol=tolerance, atol=tolerance)
-
-
-@pytest.fixture(params=["resident", "streamed"])
-def path(request, monkeypatch):
-    """Both ways the data may take; streamed in blocks of a few images."""
-    if request.param == "streamed":
-        monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
-        monkeypatch.setattr(stream, "BLOCK_BYTES", 50 * small_cache.DIMENSION * 4)
-        monkeypatch.setattr(stream, "SHUFFLE_BYTES", 300 * small_cache.DIMENSION * 4)
-    return request.param
 
 
 # --- sgd -------------------------------------------------------------------------------------------------------
@@ -189,109 +147,6 @@ def test_sgd_validates_on_everything(opened, path):
 def test_a_learning_rate_that_diverges_is_named(opened):
     with pytest.raises(UserError, match=r"after \d+ steps; lower --learning_rate, it is 1e\+38"):
         list(solvers.solve(problem_of(opened, solver="sgd", learning_rate=1e38)))
-
-
-# --- lbfgs -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("class_weights", ["balanced", "none"])
-@pytest.mark.parametrize("l2", [0.3, 0.01, 1e-4])
-def test_lbfgs_agrees_with_scikit_learn(opened, path, l2, class_weights):
-    problem = problem_of(opened, solver="lbfgs", l2=l2, class_weights=class_weights)
-    *_, last = solvers.solve(problem)
-    x, y = vectors_of(problem.training)
-    weighting = {"balanced": "balanced", "none": None}[class_weights]
-    reference = LogisticRegression(C=1 / (l2 * len(y)), class_weight=weighting, tol=1e-8, max_iter=10_000).fit(x, y)
-
-    def objective(weights, biases):
-        importance = len(y) / 3 / np.bincount(y)[y] if class_weights == "balanced" else np.ones(len(y))
-        losses = -np.log(softmax(x @ weights + biases)[np.arange(len(y)), y])
-        return (importance * losses).mean() + l2 / 2 * (weights**2).sum()
-
-    best, found = objective(reference.coef_.T, reference.intercept_), objective(last.head.weights, last.head.biases)
-    assert best - 1e-6 <= found <= best * (1 + 1e-5)
-    ours = softmax(x @ last.head.weights + last.head.biases)
-    np.testing.assert_allclose(ours, reference.predict_proba(x), atol=0.01)
-    (trial,) = last.grid
-    assert (trial.l2, trial.learning_rate, trial.class_weights, trial.chosen) == (l2, None, class_weights, True)
-
-
-def test_lbfgs_tells_its_own_head_of_all_training_images(opened, path):
-    problem = problem_of(opened, solver="lbfgs", l2=0.01, class_weights="none")
-    *_, last = solvers.solve(problem)
-    whole = evaluate(last.head, problem.training)
-    assert last.accuracy == pytest.approx(whole.accuracy)
-    assert last.cross_entropy == pytest.approx(whole.cross_entropy, rel=1e-4)
-
-
-def test_lbfgs_chooses_the_strength_with_the_least_validation_cross_entropy(opened):
-    problem = problem_of(opened, solver="lbfgs", class_weights="none")
-    *_, last = solvers.solve(problem)
-    (chosen,) = [trial for trial in last.grid if trial.chosen]
-    assert chosen.validation_cross_entropy == min(trial.validation_cross_entropy for trial in last.grid)
-    assert evaluate(last.head, problem.validation).cross_entropy == pytest.approx(
-        chosen.validation_cross_entropy, rel=1e-4
-    )
-    assert 3 <= len(last.grid) < 11  # two strengths after the best one, and no more
-    assert [trial.l2 for trial in last.grid][:3] == pytest.approx([0.1, 0.1 / 10**0.5, 0.01])
-    assert last.grid[-3].chosen
-    # A strength of the path, though it starts where the last one ended, has the same minimum as one alone.
-    *_, alone = solvers.solve(problem_of(opened, solver="lbfgs", l2=chosen.l2, class_weights="none"))
-    assert_same_head(alone.head, last.head, 0.02)
-
-
-@pytest.mark.parametrize("rare", [True, False])
-def test_lbfgs_tries_balanced_classes_at_the_best_strength_where_nothing_is_said(opened, rare):
-    problem = problem_of(opened, solver="lbfgs")
-    rows = problem.validation.rows
-    # A fit that counts images alike neglects the rare classes.
-    problem = replace(problem, validation=Images(opened, rows[(opened.label_ids[rows] > 0) == rare]))
-    *_, last = solvers.solve(problem)
-    *_, along = solvers.solve(replace(problem, settings=replace(problem.settings, class_weights="none")))
-    (chosen,) = [trial for trial in along.grid if trial.chosen]
-    settings = replace(problem.settings, class_weights="balanced", l2=chosen.l2)
-    *_, balanced = solvers.solve(replace(problem, settings=settings))
-    assert [replace(trial, chosen=False) for trial in last.grid[:-1]] == [
-        replace(trial, chosen=False) for trial in along.grid
-    ]
-    assert (last.grid[-1].l2, last.grid[-1].class_weights) == (chosen.l2, "balanced")
-    # Images count alike in both fits' cross entropy: else they could not be compared.
-    plain = evaluate(balanced.head, problem.validation).cross_entropy
-    assert last.grid[-1].validation_cross_entropy == pytest.approx(plain, rel=1e-3)
-    assert rare == (balanced.validation.cross_entropy != pytest.approx(plain, rel=1e-3))
-    is_better = plain < chosen.validation_cross_entropy
-    assert [trial.chosen for trial in last.grid].index(True) == (
-        len(along.grid) if is_better else along.grid.index(chosen)
-    )
-    assert_same_head(last.head, (balanced if is_better else along).head, 0.02)
-    assert is_better == rare
-
-
-def test_balanced_classes_count_alike_in_the_choice_too(opened):
-    problem = problem_of(opened, solver="lbfgs", class_weights="balanced")
-    *_, last = solvers.solve(problem)
-    x, y = vectors_of(problem.validation)
-    losses = -np.log(softmax(x @ last.head.weights + last.head.biases)[np.arange(len(y)), y])
-    by_class = [losses[y == label_id].mean() for label_id in range(3)]
-    assert len(set(np.bincount(y).tolist())) == 3, "classes of one size would weigh alike anyway"
-    (chosen,) = [trial for trial in last.grid if trial.chosen]
-    assert chosen.validation_cross_entropy == pytest.approx(np.mean(by_class), rel=1e-4)
-    assert chosen.validation_cross_entropy == min(trial.validation_cross_entropy for trial in last.grid)
-    assert {trial.class_weights for trial in last.grid} == {"balanced"}
-
-
-def test_lbfgs_does_not_weight_classes_of_one_size(opened):
-    rows = np.concatenate([np.flatnonzero(opened.label_ids == label_id)[:20] for label_id in range(3)])
-    problem = replace(problem_of(opened, solver="lbfgs"), training=Images(opened, rows))
-    *_, last = solvers.solve(problem)
-    assert {trial.class_weights for trial in last.grid} == {"none"}
-
-
-def test_lbfgs_without_validation_images_takes_a_middling_strength(opened):
-    problem = problem_of(opened, solver="lbfgs")
-    *_, last = solvers.solve(replace(problem, validation=Images(opened, np.arange(0))))
-    assert [(trial.l2, trial.validation_accuracy, trial.chosen) for trial in last.grid] == [(1e-3, None, True)]
-    assert last.validation is None
 
 
 # --- sweep -----------------------------------------------------------------------------------------------------

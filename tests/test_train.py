@@ -12,6 +12,7 @@ import pytest
 from cache import command, store
 from cache.errors import CacheError, UserError
 from tests import small_cache
+from tests.problems import softmax, vectors_of
 from train import evaluate, head, run, split, stream
 from train.__main__ import main
 from train.settings import SOLVERS
@@ -40,18 +41,6 @@ def quick(cache_dir, output_dir, **settings):
     """Settings of a run that takes a moment."""
     values = {"solver": "sgd", "how_many_training_steps": 205, "learning_rate": 0.1, "train_batch_size": 20, **settings}
     return run.TrainSettings(cache_dir, output_dir, **values)
-
-
-def softmax(scores):
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-def vectors_of(images):
-    """Bottlenecks [n, D] and label ids [n], straight from the shards, one row at a time."""
-    cache, index = images.cache, images.cache.index
-    rows = [cache.shards[index.shard_ids[r]].rows.bottlenecks[index.shard_rows[r]] for r in images.rows]
-    return np.array(rows, np.float64), index.label_ids[images.rows]
 
 
 # --- the draws ------------------------------------------------------------------------------------------------
@@ -319,7 +308,7 @@ def test_every_solver_ends_with_a_classifier_and_says_how(cache_dir, tmp_path, c
     if solver == "lbfgs":
         weights = f"L2 {chosen[0]['l2']:.2g}, class weights {chosen[0]['class_weights']}"
         fits = f"{metrics['curve'][-1]['step']} iterations: {weights} chosen from {len(metrics['grid'])} fits"
-        assert line.startswith(f"lbfgs, {fits} in ")
+        assert line.startswith(f"lbfgs, {fits}, refitted with the validation images in ")
     if solver == "sweep":
         assert re.search(rf"learning rate {chosen[0]['learning_rate']:g}, L2 .* chosen from 64 heads", line)
     steps = [point["step"] for point in metrics["curve"]]

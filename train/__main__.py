@@ -34,9 +34,9 @@ def parser() -> command.Parser:
         "--solver",
         choices=SOLVERS,
         default=SOLVERS[0],
-        help="lbfgs: logistic regression to convergence, the validation images choosing the strength of L2; needs no "
-        "tuning. sgd: the tutorial's gradient descent. sweep: 64 heads at once by gradient descent, learning rates by "
-        "strengths by class weights, the validation images choosing one",
+        help="lbfgs: logistic regression to convergence, the validation images choosing the strength of L2 and then "
+        "training, too; needs no tuning. sgd: the tutorial's gradient descent. sweep: 64 heads at once by gradient "
+        "descent, learning rates by strengths by class weights, the validation images choosing one",
     )
     add(
         "--class_weights",
@@ -51,6 +51,12 @@ def parser() -> command.Parser:
         default=None,
         help="strength of L2, which keeps weights small against learning by heart; for lbfgs in place of the choice, "
         "for sgd in place of 0. It is scikit-learn's 1 / (C N)",
+    )
+    add(
+        "--no_refit",
+        action="store_true",
+        help="end with the head that the validation images judged; else lbfgs, having chosen by them, fits once more "
+        "with them among the training images, unless --split names them",
     )
     add(
         "--how_many_training_steps",
@@ -159,6 +165,7 @@ MEANT_FOR = {
     "train_batch_size": ("sgd", "sweep"),
     "l2": ("lbfgs", "sgd"),
     "class_weights": ("lbfgs", "sgd"),
+    "no_refit": ("lbfgs",),
 }
 
 

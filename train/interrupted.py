@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from train.solvers import Progress
 
 FILE = "interrupted.npz"
-LAYOUT = 2  # of what the solvers keep to go on with, and of how they draw; 1 named none
+LAYOUT = 3  # of what the solvers keep to go on with, and of how they draw; 1 named none
 # What may differ between the run that was stopped and the one that goes on.
 _FREE = {"cache_dir", "output_dir", "module", "split", "device", "resume", "print_misclassified_test_images"}
 _FREE |= {
@@ -76,18 +76,21 @@ def load(folder: Path, settings: TrainSettings, data: str) -> tuple[dict[str, np
         if run.get(name) != now[name]:
             if name == "data":
                 raise UserError(f"{path} was trained on other images; leave --resume out to begin anew")
-            was = f"with --{name} {run[name]}" if run.get(name) is not None else f"without --{name}"
+            value = run.get(name)
+            given = f"--{name}" if isinstance(value, bool) else f"--{name} {value}"
+            was = f"without --{name}" if value is None or value is False else f"with {given}"
             raise UserError(f"{path} belongs to a run {was}; do the same, or leave --resume out to begin anew")
     return state, points
 
 
-def digest(cache: Cache, sets: np.ndarray, versions: Sequence[Cache]) -> str:
-    """Tells one training set from another: the backbones, the images, in which part each is (uint8 [N]), and which of
-    their distorted versions train, too."""
+def digest(cache: Cache, sets: np.ndarray, versions: Sequence[Cache], refits: bool) -> str:
+    """Tells one training set from another: the backbones, the images, in which part each is (uint8 [N]), which of
+    their distorted versions train, too, and whether validation images do in the end."""
     index = cache.index
     arrays = [index.paths.data, index.paths.offsets, index.sizes, index.mtimes, index.label_ids, sets]
     arrays += [reader.places(version, cache) for version in versions]
     found = hashlib.sha256(" ".join(one.module.fingerprint for one in (cache, *versions)).encode())
+    found.update(bytes([refits]))
     for array in arrays:
         found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()

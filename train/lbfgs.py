@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -36,9 +36,18 @@ def lbfgs(problem: Problem, state: State | None) -> Iterator[Progress]:
 
     That is scikit-learn's LogisticRegression(C=1 / (N l2)). Yields at each iteration of L-BFGS (Liu & Nocedal, 1989),
     which is SciPy's. Chosen is the fit with the least cross entropy on the validation images, which on few of them is
-    less noisy than the accuracy; classes count alike in it where that was asked for.
+    less noisy than the accuracy; classes count alike in it where that was asked for. Then the validation images have
+    done their work, and where they may, train with the others in a last fit.
     """
-    objective, validation = _Objective(problem), stream.passes(problem.validation, problem.device)
+    chosen, state = yield from _choose(problem, state)
+    if problem.together is not None:
+        yield from _refit(problem, problem.together, chosen, state)
+
+
+def _choose(problem: Problem, state: State | None) -> Generator[Progress, None, tuple[Head, State]]:
+    """All fits to the training images; returns the best one's head, and the state that they end with."""
+    objective = _Objective(problem.training, problem.device)
+    validation = stream.passes(problem.validation, problem.device)
     if state is None:
         zero = objective.start
         state = {"step": np.array(0), "trials": np.zeros((0, 4)), "last": zero, "best": zero}
@@ -46,6 +55,22 @@ def lbfgs(problem: Problem, state: State | None) -> Iterator[Progress]:
         for progress in _fit(problem, objective, validation, *following, state):
             yield progress
         state = progress.state
+    return objective.head(state["best"]), state
+
+
+def _refit(problem: Problem, together: Images, chosen: Head, state: State) -> Iterator[Progress]:
+    """The iterations of the chosen fit on all images `together`; stopped meanwhile, it begins anew.
+
+    As in scikit-learn's LogisticRegressionCV it is C that stays: an image weighs as much beside the penalty as before.
+    """
+    objective, trials, step = _Objective(together, problem.device), state["trials"], int(state["step"])
+    l2, balanced = float(trials[_chosen(trials), 0]), bool(trials[_chosen(trials), 1])
+    l2 *= len(problem.training) / len(together)
+    for iterate in objective.minimise(objective.flat(chosen), l2, balanced):
+        step += not iterate.is_last
+        best, steps = (objective.head(iterate.flat), step) if iterate.is_last else (chosen, None)
+        told = iterate.accuracy, iterate.cross_entropy
+        yield Progress(step, steps, *told, None, best, _grid(trials), state, chosen)
 
 
 def _next(problem: Problem, objective: _Objective, trials: np.ndarray) -> tuple[float, bool] | None:
@@ -84,8 +109,9 @@ def _fit(
             if _chosen(trials) == len(trials) - 1:
                 now["best"] = iterate.flat
         best = reached if not len(now["trials"]) else objective.head(now["best"])
-        steps = None if _next(problem, objective, now["trials"]) else step
-        yield Progress(step, steps, iterate.accuracy, iterate.cross_entropy, scored, best, _grid(now["trials"]), now)
+        goes_on = problem.together is not None or _next(problem, objective, now["trials"])
+        told = iterate.accuracy, iterate.cross_entropy
+        yield Progress(step, None if goes_on else step, *told, scored, best, _grid(now["trials"]), now)
 
 
 def _balance(images: Images) -> np.ndarray:
@@ -123,9 +149,8 @@ class _Objective:
     is the same; but a mean far from zero, as that of features after a ReLU is, takes L-BFGS many iterations more.
     """
 
-    def __init__(self, problem: Problem):
-        images = problem.training
-        self._device, self._passes = problem.device, stream.passes(images, problem.device)
+    def __init__(self, images: Images, device: str):
+        self._device, self._passes = device, stream.passes(images, device)
         self._shape = images.cache.module.dimension, len(images.cache.labels)
         self._count = len(images)
         self._balance = _balance(images)
@@ -143,6 +168,10 @@ class _Objective:
     def head(self, flat: np.ndarray) -> Head:
         weights, biases = self._split(flat)
         return Head(weights.astype(np.float32), (biases - self._mean @ weights).astype(np.float32))
+
+    def flat(self, head: Head) -> np.ndarray:
+        weights = head.weights.astype(np.float64)
+        return np.concatenate([weights.reshape(-1), head.biases + self._mean @ weights])
 
     def minimise(self, start: np.ndarray, l2: float, balanced: bool) -> Iterator[_Iterate]:
         """The iterates as they come, while the next is computed, and the last one once more."""

@@ -42,22 +42,25 @@ class Watch:
         if self._histograms.due(progress):
             layer = {"weights": progress.head.weights, "biases": progress.head.biases}
             summaries.histograms(self._train, point.step, layer)
-        train, validation = f"{point.train_accuracy:.1%}", _percent(point.validation_accuracy)
+        train, refits = f"{point.train_accuracy:.1%}", progress.validated is not None
         if not self._bar.disable:
             self._bar.total = progress.steps
+            validation = "trains, too" if refits else _percent(point.validation_accuracy)
             text = f"train {train}, loss {point.train_cross_entropy:.3f}, validation {validation}"
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(point.step - self._bar.n)
         elif not self._silent and self._lines.due(progress):
             count = progress.validation.count if progress.validation else 0
             last = progress.grid[-1] if progress.grid else None
-            strength = ""
-            if last and last.learning_rate is None:
+            strength, validation = "", f"Validation accuracy = {_percent(point.validation_accuracy)} (N={count})"
+            if refits:
+                strength, validation = ", refitted", "Validation images train, too"
+            elif last and last.learning_rate is None:
                 other = last.class_weights != progress.grid[0].class_weights
                 strength = f", L2 {last.l2:.2g}" + f", class weights {last.class_weights}" * other
             print(
                 f"Step {point.step}{strength}: Train accuracy = {train}, "
-                f"Cross entropy = {point.train_cross_entropy:.6f}, Validation accuracy = {validation} (N={count})",
+                f"Cross entropy = {point.train_cross_entropy:.6f}, {validation}",
                 flush=True,
             )
 
@@ -69,14 +72,14 @@ class Watch:
 
 class _Rhythm:
     """Is due about `times` times within all steps, the last one included; where `is_open`, since nobody knows how many
-    these are, each time that one more of what is tried is done."""
+    these are, each time that one more of what is tried is done, and at the last one."""
 
     def __init__(self, times: int, is_open: bool):
         self._times, self._open, self._done = times, is_open, 0
 
     def due(self, progress: Progress) -> bool:
         done = len(progress.grid) if self._open else progress.step * self._times // (progress.steps or 1)
-        due = done > self._done
+        due = done > self._done or (self._open and progress.is_last)
         self._done = done
         return due
 

@@ -67,6 +67,7 @@ def metrics(result: Result) -> str:
         "validation": _evaluation(result.validation),
         "labels": [printable(label) for label in result.cache.labels],
         "images": {"train": train, "validation": validation, "test": test},
+        "refitted": result.is_refitted,
         "module": {"module": module.module, "fingerprint": module.fingerprint, "dimension": module.dimension},
         "settings": {name: _plain(value) for name, value in asdict(result.settings).items()},
         "exports": result.exports,
@@ -115,7 +116,8 @@ def _facts(result: Result) -> list[tuple[str, str]]:
             ("calibration error", f"{result.test.calibration.error:.1%}"),
         ]
     if result.validation is not None:
-        found.append(("validation accuracy", f"{result.validation.accuracy:.1%}"))
+        when = " before the refit" if result.is_refitted else ""
+        found.append((f"validation accuracy{when}", f"{result.validation.accuracy:.1%}"))
     return found
 
 
@@ -124,7 +126,9 @@ def _effort(result: Result) -> str:
     done = f"{result.curve[-1].step:,}" if result.curve else "0"
     if result.settings.solver == "lbfgs":
         strengths = len({trial.l2 for trial in result.grid})
-        return f"{done} iterations of L-BFGS" + (f" along {strengths} strengths of L2" if strengths > 1 else "")
+        along = f" along {strengths} strengths of L2" if strengths > 1 else ""
+        last = ", the last fit to training and validation images," if result.is_refitted else ""
+        return f"{done} iterations of L-BFGS{along}{last}"
     if result.settings.solver == "sweep":
         return f"A sweep of {len(result.grid)} heads, up to {done} steps each,"
     return f"{done} steps"
@@ -162,8 +166,14 @@ def _curves(result: Result) -> str:
         ],
     )
     told = [("first", f"training {'images' if lbfgs else 'batch'}"), ("second", "validation images")]
-    validated = any(p.validation_accuracy is not None for p in points)
-    return f'<div class="charts">{accuracy}{cross_entropy}</div>\n' + legend(told if validated else told[:1])
+    validated = [p.step for p in curve if p.validation_accuracy is not None]
+    drawn = f'<div class="charts">{accuracy}{cross_entropy}</div>\n' + legend(told if validated else told[:1])
+    if not result.is_refitted:
+        return drawn
+    return drawn + note(
+        f"From iteration {max(validated) + 1:,} on the validation images train, too: they had chosen, and can judge no "
+        "more. The figures on them are those of the best fit before."
+    )
 
 
 def _grid(grid: Sequence[Trial]) -> str:

@@ -18,6 +18,7 @@ from cache.errors import CacheError, UserError
 from cache.reader import Cache
 from train import interrupted, photos, report, split
 from train.settings import TrainSettings
+from train.split import Split
 from train.trial import Trial
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Point:
     step: int
     train_accuracy: float
     train_cross_entropy: float
-    validation_accuracy: float | None = None  # None: no image fell into the validation set
+    validation_accuracy: float | None = None  # None: no image fell into the validation set, or these train, too
     validation_cross_entropy: float | None = None
 
     @classmethod
@@ -65,6 +66,7 @@ class Result:
     curve: Sequence[Point]
     seconds: float  # that the solver took, validation included
     validation: Evaluation | None = field(repr=False)  # on the whole validation set; None: it is empty
+    is_refitted: bool  # to the validation images, too: `validation` is that of the head before
     test: Evaluation | None = field(repr=False)  # None: the test set is empty
     sets: np.ndarray = field(repr=False)  # uint8 [N], what each image is for; see `split`
     grid: Sequence[Trial] = ()  # the heads that it chose among; empty: it fitted one
@@ -75,6 +77,7 @@ class Result:
         """In words, such as `lbfgs, 45 iterations: L2 0.01 chosen from 7 fits`."""
         solver, steps = self.settings.solver, self.curve[-1].step
         chosen = next((trial for trial in self.grid if trial.chosen), None)
+        refitted = ", refitted with the validation images" if self.is_refitted else ""
         if solver == "sweep" and chosen:
             of = f"learning rate {chosen.learning_rate:g}, L2 {chosen.l2:g}, class weights {chosen.class_weights}"
             return f"sweep, {steps:,} steps: {of} chosen from {len(self.grid)} heads"
@@ -83,7 +86,7 @@ class Result:
                 f", class weights {chosen.class_weights}" if len({t.class_weights for t in self.grid}) > 1 else ""
             )
             others = f" chosen from {len(self.grid)} fits" if len(self.grid) > 1 else ""
-            return f"lbfgs, {steps:,} iterations: L2 {chosen.l2:.2g}{weighted}{others}"
+            return f"lbfgs, {steps:,} iterations: L2 {chosen.l2:.2g}{weighted}{others}{refitted}"
         return f"sgd, {steps:,} steps"
 
 
@@ -123,9 +126,11 @@ def fit(
     split.check_percentages(settings.testing_percentage, settings.validation_percentage)
     command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
     opened = bottlenecks.open(settings.cache_dir, settings.module)
-    cache, sets = _split(opened, settings)
+    cache, shared_out = _split(opened, settings)
+    sets = shared_out.sets
+    refits = not settings.no_refit and split.VALIDATION in shared_out.by_hash and bool((sets == split.VALIDATION).any())
     versions = reader.distorted(opened) if settings.distorted else []
-    state, fitting = None, Fitting(cache, interrupted.digest(cache, sets, versions), [])
+    state, fitting = None, Fitting(cache, interrupted.digest(cache, sets, versions, refits), [])
     if settings.resume:
         state, points = interrupted.load(settings.output_dir, settings, fitting.data)
         fitting.curve.extend(Point.of(point) for point in points.tolist())
@@ -140,13 +145,16 @@ def fit(
     from train.progress import Watch
     from train.stream import Images
 
-    training, validation, test = (
-        Images(cache, np.flatnonzero(sets == name)) for name in (split.TRAIN, split.VALIDATION, split.TEST)
-    )
+    def images(*parts: int) -> Images:
+        return Images(cache, np.flatnonzero(np.isin(sets, parts)))
+
+    training, validation, test = images(split.TRAIN), images(split.VALIDATION), images(split.TEST)
+    together = images(split.TRAIN, split.VALIDATION) if refits else None
     if versions:
         plain, training = training, training.with_versions(versions)
+        together = together and together.with_versions(versions)
         print(f"{len(training) - len(plain):,} distorted versions of the training images train, too")
-    problem = solvers.Problem(training, validation, settings, devices.choose(settings.device))
+    problem = solvers.Problem(training, validation, settings, devices.choose(settings.device), together)
     began = time.monotonic()
     with Watch(settings.logs_dir, settings.solver, silent) as watch:
         for point in fitting.curve:  # of the run that was stopped
@@ -166,7 +174,8 @@ def fit(
         (int(np.count_nonzero(sets == split.TRAIN)), len(validation), len(test)),
         fitting.curve,
         time.monotonic() - began,
-        evaluate.evaluate(progress.head, validation),
+        evaluate.evaluate(progress.validated or progress.head, validation),
+        progress.validated is not None,
         evaluate.evaluate(progress.head, _test_images(test, settings)),
         sets,
         progress.grid,
@@ -194,8 +203,8 @@ def tell_mistakes(cache: Cache, test: Evaluation, folder: str = "") -> None:
         print(f"{report.printable(os.path.join(folder, cache.paths[row]))}  {cache.labels[label_id]}")
 
 
-def _split(cache: Cache, settings: TrainSettings) -> tuple[Cache, np.ndarray]:
-    """The cache with the classes to learn, and uint8 [N]: which of its images train, validate and test.
+def _split(cache: Cache, settings: TrainSettings) -> tuple[Cache, Split]:
+    """The cache with the classes to learn, and which of its images train, validate and test.
 
     Raises UserError where there is nothing to learn from.
     """
@@ -214,7 +223,7 @@ def _split(cache: Cache, settings: TrainSettings) -> tuple[Cache, np.ndarray]:
         f"{len(found.labels)} classes, {training + validation + test:,} images: {training:,} train, "
         f"{validation:,} validate, {test:,} test; split by {report.printable(found.how)}"
     )
-    return replace(cache, index=replace(cache.index, labels=found.labels, label_ids=found.label_ids)), found.sets
+    return replace(cache, index=replace(cache.index, labels=found.labels, label_ids=found.label_ids)), found
 
 
 def _test_images(images: Images, settings: TrainSettings) -> Images:

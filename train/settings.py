@@ -19,6 +19,7 @@ class TrainSettings:
     solver: str = SOLVERS[0]
     class_weights: str | None = None  # None: lbfgs and sweep try both, sgd takes balanced
     l2: float | None = None  # None: lbfgs chooses, sgd takes none
+    no_refit: bool = False  # whether lbfgs ends with the fit that the validation images judged
     how_many_training_steps: int = 4000
     learning_rate: float = 0.01
     train_batch_size: int = 100

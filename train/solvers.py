@@ -28,6 +28,7 @@ class Problem:
     validation: Images  # may be empty
     settings: TrainSettings
     device: str  # TensorFlow's name of it
+    together: Images | None = None  # training and validation images, for a last fit; None: there is none
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class Progress:
     steps: int | None  # of the whole run; None: nobody can tell
     accuracy: float  # of the last training batch; of all training images where the solver sees them all
     cross_entropy: float
-    validation: Score | None = field(repr=False)  # of the head of this step
+    validation: Score | None = field(repr=False)  # of the head of this step; None: nothing can judge it
     head: Head = field(repr=False)  # the best so far, with which the run would end here
     grid: Sequence[Trial] = field(repr=False)  # what it was chosen from; empty where nothing is chosen
     state: State = field(repr=False)
+    validated: Head | None = field(default=None, repr=False)  # in the last fit: the best head before it
 
     @property
     def is_last(self) -> bool:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Split:
     sets: np.ndarray  # uint8 [N]: TRAIN, VALIDATION, TEST or LEFT_OUT
     labels: Sequence[str]  # the C classes, sorted
     label_ids: np.ndarray  # int32 [N], into labels; those of images that are left out say nothing
+    by_hash: Collection[int]  # the parts that the hash chose, not the user
 
 
 def split(
@@ -78,7 +79,7 @@ def split(
     )
     held = [NAMES[part] for part in lacking if given and (sets == part).any()]
     check_classes(labels, label_ids, sets)
-    return Split(how + (f", {' and '.join(held)} by hash" if held else ""), sets, labels, label_ids)
+    return Split(how + (f", {' and '.join(held)} by hash" if held else ""), sets, labels, label_ids, lacking)
 
 
 def hold_back(

@@ -1,0 +1,171 @@
+"""The last fit of a run, on training and validation images: who takes part, and what is told of it."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache import command, reader
+from extract.run import extract
+from extract.settings import Settings
+from tests import small_cache
+from train import run, split
+from train.__main__ import main
+from train.evaluate import evaluate
+from train.interrupted import FILE
+from train.stream import Images
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    return small_cache.make(tmp_path_factory.mktemp("small"), counts=(60, 80, 100), noise=80)
+
+
+def settings(cache_dir, output_dir, **others):
+    return run.TrainSettings(cache_dir, output_dir, **{"testing_percentage": 30.0, "class_weights": "none", **others})
+
+
+@pytest.fixture(scope="module")
+def both(cache_dir, tmp_path_factory):
+    """The same run with the last fit and without."""
+    root = tmp_path_factory.mktemp("both")
+    return tuple(run.train(settings(cache_dir, root / f"{no_refit}", no_refit=no_refit)) for no_refit in (False, True))
+
+
+def parts(result, *names):
+    return Images(result.cache, np.flatnonzero(np.isin(result.sets, names)))
+
+
+def test_the_test_judges_the_last_fit_and_validation_images_the_one_before(both):
+    result, without = both
+    assert (result.is_refitted, without.is_refitted) == (True, False)
+    assert np.abs(result.head.weights - without.head.weights).max() > 1e-3
+    for found, head in ((result.validation, without.head), (result.test, result.head)):
+        part = split.VALIDATION if found is result.validation else split.TEST
+        expected = evaluate(head, parts(result, part))
+        assert found.count == expected.count > 20
+        assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-5)
+    assert result.grid == without.grid
+    # All that may train is fitted better than before, test images are not touched.
+    together = parts(result, split.TRAIN, split.VALIDATION)
+    assert evaluate(result.head, together).cross_entropy < evaluate(without.head, together).cross_entropy
+
+
+def test_what_is_written_says_which_head_it_is_of(both):
+    _, without = both
+    for one in both:
+        folder = one.settings.output_dir
+        metrics, page = json.loads((folder / "metrics.json").read_text()), (folder / "report.html").read_text()
+        assert metrics["refitted"] == one.is_refitted
+        assert ("validation accuracy before the refit" in page) == one.is_refitted
+        assert ("the last fit to training and validation images" in page) == one.is_refitted
+        assert one.how_fitted.endswith(" fits, refitted with the validation images") == one.is_refitted
+        validated = [point["validation_accuracy"] is not None for point in metrics["curve"]]
+        begins = len(without.curve)
+        assert validated == [True] * begins + [False] * (len(validated) - begins)
+        assert (len(validated) > begins) == one.is_refitted
+        told = re.findall(r"From iteration (\d+) on the validation images train, too", page)
+        assert told == ([str(without.curve[-1].step + 1)] if one.is_refitted else [])
+
+
+def test_lines_tell_of_the_last_fit(cache_dir, tmp_path, capsys):
+    run.fit(settings(cache_dir, tmp_path))
+    *_, before, last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Step ")]
+    assert "Validation accuracy = " in before
+    assert re.fullmatch(
+        r"Step \d+, refitted: Train accuracy = \d+\.\d%, Cross entropy = \d\.\d+, Validation images train, too", last
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "refits"),
+    [
+        ({}, True),
+        ({"l2": 0.01}, True),
+        ({"validation_percentage": 0.0}, False),
+        ({"solver": "sgd"}, False),
+        ({"solver": "sweep"}, False),
+    ],
+    ids=str,
+)
+def test_who_has_a_last_fit(cache_dir, tmp_path, others, refits):
+    assert run.fit(settings(cache_dir, tmp_path, how_many_training_steps=50, **others)).is_refitted == refits
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_validation_images_that_the_user_names_never_train(both, tmp_path, named):
+    result, _ = both
+    chosen = [path for path, part in zip(result.cache.paths, result.sets, strict=True) if part == split.VALIDATION]
+    lines = [f"{path},{'validation' if named and path in chosen else 'train'}\n" for path in result.cache.paths]
+    (tmp_path / "parts.csv").write_text("".join(lines))
+    found = run.fit(settings(result.settings.cache_dir, tmp_path / "out", split=str(tmp_path / "parts.csv")))
+    assert found.validation.count >= len(chosen)
+    assert found.is_refitted != named
+
+
+def test_distorted_versions_of_validation_images_train_with_them(tmp_path, module):
+    paths = [f"{kind}/{i:02}.png" for kind in ("a", "b") for i in range(30)]
+    small_cache.write_photos(tmp_path / "photos", paths, np.repeat([0, 1], 30), noise=90)
+    directory = extract(
+        Settings(str(tmp_path / "photos"), str(tmp_path / "cache"), module, image_size=(16, 16), augment=2)
+    ).directory
+    result = run.fit(settings(directory, tmp_path / "out", l2=0.1))
+    versions = reader.distorted(result.cache)
+    assert result.is_refitted
+    assert len(versions) == 2
+    fits = {}
+    for names in ((split.TRAIN,), (split.TRAIN, split.VALIDATION)):
+        images = parts(result, *names)
+        fits[names] = images, images.with_versions(versions)
+    (_, training), (plain, together) = fits.values()
+    assert len(together) == 3 * len(plain) > len(training)
+    # At the minimum the gradient is that of the penalty alone, whose C is the same as before.
+    l2 = 0.1 * len(training) / len(together)
+    assert steepest(result.head, together, l2) < 1e-4
+    assert steepest(result.head, plain, l2) > 1e-3
+
+
+def steepest(head, images, l2):
+    """The largest part of the gradient of mean cross entropy + l2 / 2 |weights|^2 for the weights."""
+    x, y = images.bottlenecks(images.rows).astype(np.float64), images.label_ids
+    scores = x @ head.weights + head.biases
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    error = powers / powers.sum(axis=1, keepdims=True) - np.eye(len(head.biases))[y]
+    return np.abs(x.T @ error / len(y) + l2 * head.weights).max()
+
+
+def test_a_run_that_was_stopped_in_its_last_fit_goes_on_to_the_same_end(both, tmp_path, monkeypatch):
+    whole, without = both
+    folder, fit = tmp_path / "out", run.fit
+
+    def stopped(some, each):
+        def keep(progress, fitting):
+            each(progress, fitting)
+            if progress.validated and progress.step > without.curve[-1].step + 2:
+                raise KeyboardInterrupt
+
+        return fit(some, keep)
+
+    same = settings(whole.settings.cache_dir, folder)
+    monkeypatch.setattr(run, "fit", stopped)
+    with pytest.raises(command.Interrupted, match="goes on from there"):
+        run.train(same)
+    monkeypatch.undo()
+    with np.load(folder / FILE) as saved:
+        np.testing.assert_array_equal(saved["weights"], without.head.weights)
+    arguments = ["--cache_dir", same.cache_dir, "--output_dir", folder, "--testing_percentage", "30", "--resume"]
+    arguments = [*map(str, arguments), "--class_weights", "none"]
+    with pytest.raises(command.UserError, match="belongs to a run without --no_refit; do the same"):
+        main([*arguments, "--no_refit"])
+    main(arguments)
+    found = json.loads((folder / "metrics.json").read_text())
+    expected = json.loads((Path(whole.settings.output_dir) / "metrics.json").read_text())
+    for name in ("curve", "grid", "validation", "test", "refitted"):
+        assert found[name] == expected[name]
+
+
+def test_the_flag_is_for_lbfgs(cache_dir, tmp_path):
+    with pytest.raises(command.UserError, match="--no_refit means nothing to --solver sgd; add --solver lbfgs"):
+        main(["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path), "--solver", "sgd", "--no_refit"])

@@ -52,6 +52,19 @@ def test_lbfgs_tells_its_own_head_of_all_training_images(opened, path):
     assert last.cross_entropy == pytest.approx(whole.cross_entropy, rel=1e-4)
 
 
+@pytest.mark.parametrize("class_weights", [None, "balanced"])
+def test_both_curves_weight_the_classes_alike_in_every_fit(opened, class_weights):
+    # The two parts are one: then so are the two cross entropies, whatever the fit minimises.
+    problem = problem_of(opened, solver="lbfgs", l2=0.01, class_weights=class_weights)
+    fits = {}
+    for progress in solvers.solve(replace(problem, validation=problem.training)):
+        assert progress.cross_entropy == pytest.approx(progress.validation.cross_entropy, rel=1e-4)
+        fits[len(progress.grid)] = progress
+    assert [trial.class_weights for trial in fits[len(fits) - 1].grid] == (
+        ["balanced"] if class_weights else ["none", "balanced"]
+    )
+
+
 def test_lbfgs_chooses_the_strength_with_the_least_validation_cross_entropy(opened):
     problem = problem_of(opened, solver="lbfgs", class_weights="none")
     *_, last = solvers.solve(problem)

@@ -46,7 +46,7 @@ def lbfgs(problem: Problem, state: State | None) -> Iterator[Progress]:
 
 def _choose(problem: Problem, state: State | None) -> Generator[Progress, None, tuple[Head, State]]:
     """All fits to the training images; returns the best one's head, and the state that they end with."""
-    objective = _Objective(problem.training, problem.device)
+    objective = _Objective(problem, problem.training)
     validation = stream.passes(problem.validation, problem.device)
     if state is None:
         zero = objective.start
@@ -63,7 +63,7 @@ def _refit(problem: Problem, together: Images, chosen: Head, state: State) -> It
 
     As in scikit-learn's LogisticRegressionCV it is C that stays: an image weighs as much beside the penalty as before.
     """
-    objective, trials, step = _Objective(together, problem.device), state["trials"], int(state["step"])
+    objective, trials, step = _Objective(problem, together), state["trials"], int(state["step"])
     l2, balanced = float(trials[_chosen(trials), 0]), bool(trials[_chosen(trials), 1])
     l2 *= len(problem.training) / len(together)
     for iterate in objective.minimise(objective.flat(chosen), l2, balanced):
@@ -95,7 +95,7 @@ def _fit(
     problem: Problem, objective: _Objective, validation: Passes, l2: float, balanced: bool, state: State
 ) -> Iterator[Progress]:
     """The iterations of one fit; only the last one's state and grid have it in them."""
-    importance = _balance(problem.validation) if problem.settings.class_weights == "balanced" else None
+    importance = _told(problem, problem.validation)
     step, is_along = int(state["step"]), balanced == problem.settings.balanced
     for iterate in objective.minimise(state["last" if is_along else "best"], l2, balanced):
         reached = objective.head(iterate.flat)
@@ -120,6 +120,13 @@ def _balance(images: Images) -> np.ndarray:
     return len(images) / max(1, int(np.count_nonzero(counts))) / np.maximum(counts, 1)
 
 
+def _told(problem: Problem, images: Images) -> np.ndarray:
+    """The importance of an image of each class in the cross entropies that are told and compared, float64 [C]: the
+    same for all fits, however these weight the classes."""
+    balance = _balance(images)
+    return balance if problem.settings.class_weights == "balanced" else np.ones(len(balance))
+
+
 def _chosen(trials: np.ndarray) -> int:
     """Of trials [T, 4] (l2, balanced, validation accuracy, validation cross entropy), the place of the best."""
     return 0 if np.isnan(trials[:, 3]).all() else int(np.nanargmin(trials[:, 3]))
@@ -138,7 +145,7 @@ def _grid(trials: np.ndarray) -> list[Trial]:
 class _Iterate:
     flat: np.ndarray  # float64 [D C + C], as the objective takes it
     accuracy: float  # on the training images
-    cross_entropy: float
+    cross_entropy: float  # weighted as `_told` does
     is_last: bool = False  # then it is the one before it once more
 
 
@@ -149,11 +156,11 @@ class _Objective:
     is the same; but a mean far from zero, as that of features after a ReLU is, takes L-BFGS many iterations more.
     """
 
-    def __init__(self, images: Images, device: str):
-        self._device, self._passes = device, stream.passes(images, device)
+    def __init__(self, problem: Problem, images: Images):
+        self._device, self._passes = problem.device, stream.passes(images, problem.device)
         self._shape = images.cache.module.dimension, len(images.cache.labels)
         self._count = len(images)
-        self._balance = _balance(images)
+        self._balance, self._told = _balance(images), _told(problem, images)
         counts = np.bincount(images.label_ids)
         self.weightings_differ = len(np.unique(counts[counts > 0])) > 1
         sums = [tf.reduce_sum(tf.cast(block, tf.float32), axis=0).numpy() for block, _ in next(self._passes)]
@@ -215,21 +222,20 @@ class _Objective:
 
     def _value(self, flat: np.ndarray, l2: float, class_weights: np.ndarray) -> tuple[float, np.ndarray]:
         weights, _ = self._split(flat)
-        total, hits, for_weights, for_biases = 0.0, 0, np.zeros(self._shape), np.zeros(self._shape[1])
+        sums, for_weights, for_biases = np.zeros(3), np.zeros(self._shape), np.zeros(self._shape[1])
         now = self.head(flat)
         with tf.device(self._device):
             for bottlenecks, label_ids in next(self._passes):
                 if self._stopped.is_set():
                     raise InterruptedError
-                part = _add_up(now.weights, now.biases, class_weights, bottlenecks, label_ids)
-                total += float(part[0])
-                hits += int(part[1])
-                for_weights += part[2].numpy()
-                for_biases += part[3].numpy()
-        self._accuracy, self._cross_entropy = hits / self._count, total / self._count
+                part = _add_up(now.weights, now.biases, class_weights, self._told, bottlenecks, label_ids)
+                sums += part[0].numpy()
+                for_weights += part[1].numpy()
+                for_biases += part[2].numpy()
+        minimised, self._cross_entropy, self._accuracy = (sums / self._count).tolist()
         for_biases /= self._count
         for_weights = for_weights / self._count - np.outer(self._mean, for_biases) + l2 * weights
-        value = self._cross_entropy + l2 / 2 * np.sum(weights**2)
+        value = minimised + l2 / 2 * np.sum(weights**2)
         return value, np.concatenate([for_weights.reshape(-1), for_biases])
 
     def _split(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,9 +244,15 @@ class _Objective:
 
 @tf.function(autograph=False, reduce_retracing=True)
 def _add_up(
-    weights: tf.Tensor, biases: tf.Tensor, class_weights: tf.Tensor, bottlenecks: tf.Tensor, label_ids: tf.Tensor
+    weights: tf.Tensor,
+    biases: tf.Tensor,
+    class_weights: tf.Tensor,
+    told: tf.Tensor,
+    bottlenecks: tf.Tensor,
+    label_ids: tf.Tensor,
 ) -> tuple[tf.Tensor, ...]:
-    """Over a block: the weighted cross entropy, the images whose top-1 class is theirs, and the gradient, summed up.
+    """Over a block, summed up: the cross entropy weighted in both ways and the images whose top-1 class is theirs,
+    float64 [3], and the gradient of the first.
 
     What float32 would round in the sums, line searches would take for slopes: all but the products is in float64.
     """
@@ -251,4 +263,6 @@ def _add_up(
     importance = tf.gather(class_weights, label_ids)
     losses, error = -tf.reduce_sum(labels * logs, axis=1), (tf.exp(logs) - labels) * importance[:, tf.newaxis]
     for_weights = tf.matmul(bottlenecks, tf.cast(error, tf.float32), transpose_a=True)
-    return tf.tensordot(importance, losses, 1), head.hits(scores, label_ids), for_weights, tf.reduce_sum(error, axis=0)
+    hits = tf.cast(head.hits(scores, label_ids), tf.float64)
+    sums = tf.tensordot(importance, losses, 1), tf.tensordot(tf.gather(told, label_ids), losses, 1), hits
+    return tf.stack(sums), for_weights, tf.reduce_sum(error, axis=0)

@@ -14,4 +14,6 @@ def choose(name: str) -> str:
     gpus = tf.config.list_logical_devices("GPU") if name != "cpu" else []
     if name == "gpu" and not gpus:
         raise UserError("TensorFlow sees no GPU; leave --device out, or install TensorFlow's CUDA packages")
+    if gpus:  # sums that threads share out anew each time would round differently; on a processor none do
+        tf.config.experimental.enable_op_determinism()
     return gpus[0].name if gpus else "/CPU:0"

@@ -258,10 +258,9 @@ def _add_up(
     """
     bottlenecks = tf.cast(bottlenecks, tf.float32)
     scores = tf.cast(head.logits(weights, biases, bottlenecks), tf.float64)
-    # By hand: GPUs have no kernel of `head.loss` for float64.
-    logs, labels = tf.nn.log_softmax(scores), tf.one_hot(label_ids, tf.shape(scores)[1], dtype=tf.float64)
+    losses, error = head.loss(scores, label_ids)
     importance = tf.gather(class_weights, label_ids)
-    losses, error = -tf.reduce_sum(labels * logs, axis=1), (tf.exp(logs) - labels) * importance[:, tf.newaxis]
+    error *= importance[:, tf.newaxis]
     for_weights = tf.matmul(bottlenecks, tf.cast(error, tf.float32), transpose_a=True)
     hits = tf.cast(head.hits(scores, label_ids), tf.float64)
     sums = tf.tensordot(importance, losses, 1), tf.tensordot(tf.gather(told, label_ids), losses, 1), hits

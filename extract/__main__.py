@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import warnings
@@ -126,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     if flags.trace:
         ran = result.computed or result.distorted
         print(f"trace: tensorboard --logdir {flags.trace}" if ran else "no trace: nothing was computed")
-    print(f"next: python -m train --cache_dir {result.directory}")
+    print(f"next: python -m train --cache_dir {shlex.quote(str(result.directory))}")
 
 
 def _image_size(text: str) -> tuple[int, int]:

@@ -59,9 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
         photos = _photos(flags.image_dir, Path(scratch)) if set(chosen) & set(NEED_PHOTOS) else None
         command.import_tensorflow()
-        from tqdm import tqdm
 
         from benchmarks import measure
+        from cache.bar import bar
 
         # A sample may well leave out a format or hold a stray file: what is measured does not depend on it.
         warnings.simplefilter("ignore")
@@ -69,12 +69,12 @@ def main(arguments: list[str] | None = None) -> None:
         suites = {name: importlib.import_module(f"benchmarks.{name}") for name in chosen}
         results: list[measure.Result] = []
         try:
-            with tqdm(total=sum(len(suite.CASES) for suite in suites.values()), unit=" cases") as bar:
+            with bar(total=sum(len(suite.CASES) for suite in suites.values()), unit=" cases") as shown:
                 for name, suite in suites.items():
                     for case in suite.CASES:
-                        bar.set_description(f"{name} {case.__name__}")
+                        shown.set_description(f"{name} {case.__name__}")
                         results.extend(case(options))
-                        bar.update()
+                        shown.update()
         finally:  # Ctrl-C or an error in a late case leaves the minutes before it worth something
             print(measure.table(results))
             if flags.json:

@@ -15,8 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from cache.bar import bar
 from cache.errors import UserError
 
 # Runs once and returns its figure: a rate, seconds, or bytes.
@@ -90,7 +89,7 @@ def turns(contenders: Mapping[str, Contender], repeats: int, warm: bool = True) 
         for contender in contenders.values():
             contender()
     figures: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in tqdm(range(repeats), desc="turns", leave=False):
+    for turn in bar(range(repeats), desc="turns", leave=False):
         # Every other turn backwards, so that none always follows the same one.
         for name in list(contenders)[:: -1 if turn % 2 else 1]:
             figures[name].append(contenders[name]())

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from cache import columns, reader, shard, store, thumbnails
+from cache.bar import bar
 from cache.reader import Cache
 from cache.shard import Rows, Shard
 from cache.store import INDEX, SHARDS, THUMBNAILS
@@ -152,7 +152,7 @@ def _rewritten(cache: Cache, old: list[int], new: list[str]) -> tuple[store.Inde
     kept = 0
     for numbers in groups.values():
         attributes = cache.shards[numbers[0]].attributes
-        for images, rows in tqdm(_chunks(cache, numbers), desc="compact", unit=" shards", leave=False, delay=1):
+        for images, rows in bar(_chunks(cache, numbers), desc="compact", unit=" shards", leave=False, delay=1):
             new.append(shard.write(directory / SHARDS, attributes, [rows]))
             names.append(new[-1])
             shard_ids[images[0]], shard_rows[images[0]] = len(names) - 1, images[1]

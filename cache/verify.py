@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from cache import columns, reader, shard, store, sums, thumbnails
+from cache.bar import bar
 from cache.columns import Table
 from cache.errors import CacheError, UnreadableError, UserError
 from cache.reader import Cache, points_inside
@@ -51,7 +51,7 @@ def find(directory: Path) -> list[Damage]:
     names = store.shard_names(directory)
     lengths: dict[str, int] = {}
     made_by: dict[str, Module] = {}
-    for name in tqdm(names, desc="verify", unit=" shards", leave=False, delay=1):
+    for name in bar(names, desc="verify", unit=" shards", leave=False, delay=1):
         path = directory / SHARDS / name
         try:
             with _opened(path, _read_shard) as (opened, reason):
@@ -118,7 +118,7 @@ def check(cache: Cache) -> None:
     columns.check_rows(cache.directory / INDEX, cache.table)
     shard_ids, shard_rows = cache.index.shard_ids, cache.index.shard_rows
     numbers = np.flatnonzero(np.bincount(shard_ids, minlength=len(cache.shards))).tolist()
-    for number in tqdm(numbers, desc="check", unit=" shards", leave=False, delay=1):
+    for number in bar(numbers, desc="check", unit=" shards", leave=False, delay=1):
         opened = cache.shards[number]
         bad = opened.table.damaged()
         if len(bad) and np.isin(shard_rows[shard_ids == number], bad).any():
@@ -144,7 +144,7 @@ def _of_file(path: Path, opened: Shard | File | None, reason: str) -> Iterator[D
 
 def _of_thumbnails(directory: Path) -> Iterator[Damage]:
     names = thumbnails.names(directory)
-    for name in tqdm(names, desc="verify", unit=" files of thumbnails", leave=False, delay=1):
+    for name in bar(names, desc="verify", unit=" files of thumbnails", leave=False, delay=1):
         path = directory / THUMBNAILS / name
         try:
             with _opened(path, thumbnails.read) as (opened, reason):

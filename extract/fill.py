@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from cache import store
+from cache.bar import bar
 from cache.errors import UserError
 from cache.shard import Rows
 from cache.writer import Writer
@@ -75,12 +75,12 @@ def fill(
                 yield batch, batch.images
             else:
                 rejected.update((unreadable.position, _rejected(images, unreadable)) for unreadable in batch)
-                bar.update(len(batch))
+                shown.update(len(batch))
 
     with (
         devices.running_in(settings.precision, names) as precision,
         nvml.watching(names) as gpus,
-        tqdm(total=len(missing), unit=" images", desc=title, disable=not settings.show_bar) as bar,
+        bar(desc=title, total=len(missing), unit=" images", disable=not settings.show_bar) as shown,
     ):
         with clocks.clock(monitor.STARTING):
             engine = build_engine(precision)
@@ -96,9 +96,9 @@ def fill(
                 vectors = _narrow(features, settings.dtype, images, taken)
                 facts = images.paths.take(taken), images.sizes[taken], images.mtimes[taken]
                 writer.append(Rows(*facts, batch.fingerprints, vectors))
-                bar.set_postfix_str(str(gpus), refresh=False)
-                bar.total = len(missing) - work.left_out
-                bar.update(len(taken))
+                shown.set_postfix_str(str(gpus), refresh=False)
+                shown.total = len(missing) - work.left_out
+                shown.update(len(taken))
     with devices.running_in("auto", names) as fastest:
         setup = monitor.Setup(
             gpus=sum(name.startswith("GPU") for name in names),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from cache import thumbnails
+from cache.bar import bar
 from cache.store import Index
 from cache.thumbnails import SIDE, Thumbnails
 from extract import decode
@@ -26,11 +26,11 @@ def make(directory: Path, index: Index, missing: np.ndarray, threads: int) -> in
     paths = index.paths.take(missing)
 
     def made() -> Iterator[Thumbnails]:
-        with tqdm(total=len(missing), unit=" images", desc="thumbnails") as bar:
+        with bar(desc="thumbnails", total=len(missing), unit=" images") as shown:
             for positions, jpegs in decode.each(index.image_dir, paths, thumbnail, threads, _AT_ONCE):
                 yield thumbnails.of(index, missing[positions], jpegs.tolist())
-                bar.update(int(positions[-1]) + 1 - bar.n)
-            bar.update(len(missing) - bar.n)
+                shown.update(int(positions[-1]) + 1 - shown.n)
+            shown.update(len(missing) - shown.n)
 
     return thumbnails.write_all(directory, made())
 

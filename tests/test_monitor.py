@@ -1,6 +1,7 @@
 """The clocks of the stages, the readings of the GPUs, and the sentence about both."""
 
 import ctypes
+import io
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.bar import bar
 from extract import monitor, nvml
 from extract.monitor import DECODING, NETWORK, STARTING, WRITING, Monitor, Setup
 
@@ -281,3 +283,17 @@ def test_a_gpu_that_answers_now_and_then_counts_when_it_does():
     gpus.add([nvml.Reading("GPU:0", None, None), nvml.Reading("GPU:1", 0, (0, 2**30))])
     assert gpus.mean_use() == 0.25
     assert str(gpus) == "GPU:1 0% 0/1 GiB"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar_does_not_fill_a_log(monkeypatch, terminal):
+    to = io.StringIO()
+    to.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", to)
+    with bar(desc="extract", total=10) as shown:
+        for _ in range(10):
+            time.sleep(0.05)
+            shown.update(1)
+    states = to.getvalue().count("\r")
+    assert states > 4 if terminal else 2 <= states <= 3  # at the start and at the end
+    assert "10/10" in to.getvalue()

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
-from tqdm import tqdm
 
 from cache import command
+from cache.bar import bar
 from cache.errors import UserError
 from cache.reader import Cache
 from train import export, photos
@@ -91,7 +91,9 @@ def accuracy(files: Mapping[str, Path], cache: Cache, head: Head, test: np.ndarr
     interpreters = {precision: _Interpreter(path) for precision, path in files.items()}
     hits, seen, small = dict.fromkeys(files, 0), 0, 0
     right = 0
-    for photo, pixels in tqdm(_decoded(cache, backbone, rows), "test", len(rows), leave=False, delay=1, unit=" images"):
+    for photo, pixels in bar(
+        _decoded(cache, backbone, rows), "test", total=len(rows), leave=False, delay=1, unit=" images"
+    ):
         label_id = int(cache.label_ids[photo.row])
         images = tf.cast(pixels[np.newaxis], tf.float32) / 255
         right += int(np.argmax(export.probabilities(backbone, head, images))) == label_id

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from cache import command
+from cache.bar import bar
 from cache.errors import UserError
 from train.report import printable
 
@@ -108,7 +109,7 @@ def _label(
     quiet = not sys.stderr.isatty() or sys.stdout.isatty()
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
-        tqdm(unit=" images", desc="predict", delay=1, disable=quiet) as bar,
+        bar(desc="predict", unit=" images", delay=1, disable=quiet) as shown,
     ):
         try:
             ahead = _ahead(images, decoded, threads, 2 * batch_size)
@@ -128,7 +129,7 @@ def _label(
                     sys.stdout.flush()
                 done += len(inputs)
                 failed += len(batch) - len(inputs)
-                bar.update(len(batch))
+                shown.update(len(batch))
         except tf.errors.ResourceExhaustedError:
             raise UserError(f"not enough memory for --batch_size {batch_size}; choose a smaller one") from None
         finally:

@@ -151,10 +151,25 @@ def test_the_last_fit_is_scikit_learns_of_training_and_validation_images(opened,
     # C as the validation images chose it, and not L2: there are more images now.
     c = 1 / (chosen.l2 * len(problem.training))
     assert_agrees_with_scikit_learn(last.head, problem.together, c, class_weights)
-    whole = evaluate(last.head, problem.together)
-    assert last.accuracy == pytest.approx(whole.accuracy)
-    if class_weights == "none":
-        assert last.cross_entropy == pytest.approx(whole.cross_entropy, rel=1e-4)
+    assert last.accuracy == pytest.approx(evaluate(last.head, problem.together).accuracy)
+    x, y = vectors_of(problem.together)
+    losses = -np.log(softmax(x @ last.head.weights + last.head.biases)[np.arange(len(y)), y])
+    by_class = [losses[y == label_id].mean() for label_id in range(3)]
+    assert last.cross_entropy == pytest.approx(
+        losses.mean() if class_weights == "none" else np.mean(by_class), rel=1e-4
+    )
+
+
+def test_the_last_fit_weights_the_classes_as_the_chosen_one_did(opened):
+    problem = problem_of(opened, solver="lbfgs")
+    rows = problem.validation.rows
+    # A fit that counts images alike neglects the rare classes.
+    problem = with_a_last_fit(replace(problem, validation=Images(opened, rows[opened.label_ids[rows] > 0])))
+    *_, last = solvers.solve(problem)
+    (chosen,) = [trial for trial in last.grid if trial.chosen]
+    assert chosen.class_weights == "balanced"
+    assert len({tuple(np.bincount(i.label_ids) / len(i)) for i in (problem.training, problem.together)}) == 2
+    assert_agrees_with_scikit_learn(last.head, problem.together, 1 / (chosen.l2 * len(problem.training)), "balanced")
 
 
 def test_the_last_fit_changes_nothing_of_what_was_chosen(opened):
@@ -170,7 +185,18 @@ def test_the_last_fit_changes_nothing_of_what_was_chosen(opened):
         assert_same_head(progress.validated, plain[-1].head)
         # Until it is done, the run would end with the head that was judged.
         assert progress.is_last or progress.head is progress.validated
+    # It begins where the chosen fit ended, which is close: no iteration is worse.
+    chosen = evaluate(plain[-1].head, Images(opened, np.arange(len(opened))))
+    assert all(progress.cross_entropy < 1.02 * chosen.cross_entropy for progress in refit)
     assert np.abs(refit[-1].head.weights - plain[-1].head.weights).max() > 1e-3
+
+
+def test_a_last_fit_that_has_nothing_to_do_is_told_as_one(opened):
+    problem = problem_of(opened, solver="lbfgs", l2=0.3, class_weights="none")
+    *_, plain = solvers.solve(problem)
+    *_, found = solvers.solve(replace(problem, together=problem.training))
+    assert (found.step, found.is_last, found.validation) == (plain.step + 1, True, None)
+    assert_same_head(found.head, plain.head)
 
 
 def test_a_last_fit_that_was_stopped_begins_anew(opened):

@@ -99,10 +99,17 @@ def test_validation_images_that_the_user_names_never_train(both, tmp_path, named
     result, _ = both
     chosen = [path for path, part in zip(result.cache.paths, result.sets, strict=True) if part == split.VALIDATION]
     lines = [f"{path},{'validation' if named and path in chosen else 'train'}\n" for path in result.cache.paths]
-    (tmp_path / "parts.csv").write_text("".join(lines))
-    found = run.fit(settings(result.settings.cache_dir, tmp_path / "out", split=str(tmp_path / "parts.csv")))
-    assert found.validation.count >= len(chosen)
+    left_out = {line for line in lines[::3] if line.endswith(",train\n")}
+    (tmp_path / "parts.csv").write_text("".join(line for line in lines if line not in left_out))
+    some = settings(result.settings.cache_dir, tmp_path / "out", split=str(tmp_path / "parts.csv"), l2=0.1)
+    found = run.fit(some)
+    assert (found.sets == split.LEFT_OUT).sum() == len(left_out) > 50
+    assert found.validation.count > 10
     assert found.is_refitted != named
+    training, together = parts(found, split.TRAIN), parts(found, split.TRAIN, split.VALIDATION)
+    fitted, other = (training, together) if named else (together, training)
+    assert steepest(found.head, fitted, 0.1 * len(training) / len(fitted)) < 1e-4
+    assert steepest(found.head, other, 0.1 * len(training) / len(other)) > 1e-3
 
 
 def test_distorted_versions_of_validation_images_train_with_them(tmp_path, module):
@@ -159,6 +166,10 @@ def test_a_run_that_was_stopped_in_its_last_fit_goes_on_to_the_same_end(both, tm
     arguments = [*map(str, arguments), "--class_weights", "none"]
     with pytest.raises(command.UserError, match="belongs to a run without --no_refit; do the same"):
         main([*arguments, "--no_refit"])
+    named = [f"{path},{split.NAMES[part]}\n" for path, part in zip(whole.cache.paths, whole.sets, strict=True)]
+    (tmp_path / "parts.csv").write_text("".join(named))  # the same parts, but now validation images may not train
+    with pytest.raises(command.UserError, match="on other images, or on images split otherwise"):
+        main([*arguments, "--split", str(tmp_path / "parts.csv")])
     main(arguments)
     found = json.loads((folder / "metrics.json").read_text())
     expected = json.loads((Path(whole.settings.output_dir) / "metrics.json").read_text())

@@ -138,6 +138,15 @@ def test_a_long_curve_ends_where_the_training_ended(trained):
     assert first[-1] == f"{44 + 390:.1f},8.0"  # the upper right corner
 
 
+def test_the_report_tells_from_where_on_validation_images_train(trained):
+    unjudged = {"validation_accuracy": None, "validation_cross_entropy": None}
+    curve = [replace(trained.curve[0], step=step, **(unjudged if step > 700 else {})) for step in range(1, 1002)]
+    page = Page(report.html(replace(trained, curve=curve, is_refitted=True)))
+    assert "From iteration 701 on the validation images train, too" in " ".join(page.text)
+    assert "validation accuracy before the refit" in page.text
+    assert "validation accuracy before the refit" not in Page(report.html(trained)).text
+
+
 def test_classes_are_listed_from_the_worst(trained):
     labels = ["fine", "worst", "never seen", "middling"]
     confusion = np.array([[9, 1, 0, 0], [6, 4, 0, 0], [0, 0, 0, 0], [3, 0, 0, 7]])

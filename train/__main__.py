@@ -50,7 +50,7 @@ def parser() -> command.Parser:
         type=command.not_negative_float,
         default=None,
         help="strength of L2, which keeps weights small against learning by heart; for lbfgs in place of the choice, "
-        "for sgd in place of 0. It is scikit-learn's 1 / (C N)",
+        "for sgd in place of 0. It is scikit-learn's 1 / (C N) of N training images",
     )
     add(
         "--no_refit",

@@ -75,7 +75,10 @@ def load(folder: Path, settings: TrainSettings, data: str) -> tuple[dict[str, np
     for name in now:
         if run.get(name) != now[name]:
             if name == "data":
-                raise UserError(f"{path} was trained on other images; leave --resume out to begin anew")
+                raise UserError(
+                    f"{path} was trained on other images, or on images split otherwise; leave --resume out to begin "
+                    "anew"
+                )
             value = run.get(name)
             given = f"--{name}" if isinstance(value, bool) else f"--{name} {value}"
             was = f"without --{name}" if value is None or value is False else f"with {given}"

@@ -63,11 +63,13 @@ def _refit(problem: Problem, together: Images, chosen: Head, state: State) -> It
 
     As in scikit-learn's LogisticRegressionCV it is C that stays: an image weighs as much beside the penalty as before.
     """
-    objective, trials, step = _Objective(problem, together), state["trials"], int(state["step"])
+    objective, trials = _Objective(problem, together), state["trials"]
+    before = step = int(state["step"])
     l2, balanced = float(trials[_chosen(trials), 0]), bool(trials[_chosen(trials), 1])
     l2 *= len(problem.training) / len(together)
     for iterate in objective.minimise(objective.flat(chosen), l2, balanced):
-        step += not iterate.is_last
+        # At a minimum there may be no iteration, and yet nothing that validation images judged.
+        step = max(step + (not iterate.is_last), before + 1)
         best, steps = (objective.head(iterate.flat), step) if iterate.is_last else (chosen, None)
         told = iterate.accuracy, iterate.cross_entropy
         yield Progress(step, steps, *told, None, best, _grid(trials), state, chosen)

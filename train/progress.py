@@ -72,14 +72,14 @@ class Watch:
 
 class _Rhythm:
     """Is due about `times` times within all steps, the last one included; where `is_open`, since nobody knows how many
-    these are, each time that one more of what is tried is done, and at the last one."""
+    these are, each time that one more of what is tried is done, and at the end of the last fit."""
 
     def __init__(self, times: int, is_open: bool):
         self._times, self._open, self._done = times, is_open, 0
 
     def due(self, progress: Progress) -> bool:
         done = len(progress.grid) if self._open else progress.step * self._times // (progress.steps or 1)
-        due = done > self._done or (self._open and progress.is_last)
+        due = progress.is_last if progress.validated else done > self._done
         self._done = done
         return due
 

@@ -171,8 +171,8 @@ def _curves(result: Result) -> str:
     if not result.is_refitted:
         return drawn
     return drawn + note(
-        f"From iteration {max(validated) + 1:,} on the validation images train, too: they had chosen, and can judge no "
-        "more. The figures on them are those of the best fit before."
+        f"From iteration {max(validated) + 1:,} on the validation images train, too, and can judge no more. The "
+        "figures on them are those of the best fit before."
     )
 
 

@@ -128,7 +128,7 @@ def fit(
     opened = bottlenecks.open(settings.cache_dir, settings.module)
     cache, shared_out = _split(opened, settings)
     sets = shared_out.sets
-    refits = not settings.no_refit and split.VALIDATION in shared_out.by_hash and bool((sets == split.VALIDATION).any())
+    refits = _refits(settings, shared_out)
     versions = reader.distorted(opened) if settings.distorted else []
     state, fitting = None, Fitting(cache, interrupted.digest(cache, sets, versions, refits), [])
     if settings.resume:
@@ -153,7 +153,10 @@ def fit(
     if versions:
         plain, training = training, training.with_versions(versions)
         together = together and together.with_versions(versions)
-        print(f"{len(training) - len(plain):,} distorted versions of the training images train, too")
+        print(
+            f"{len(training) - len(plain):,} distorted versions of the training images train, too"
+            + (", in the last fit those of the validation images as well" if together else "")
+        )
     problem = solvers.Problem(training, validation, settings, devices.choose(settings.device), together)
     began = time.monotonic()
     with Watch(settings.logs_dir, settings.solver, silent) as watch:
@@ -224,6 +227,12 @@ def _split(cache: Cache, settings: TrainSettings) -> tuple[Cache, Split]:
         f"{validation:,} validate, {test:,} test; split by {report.printable(found.how)}"
     )
     return replace(cache, index=replace(cache.index, labels=found.labels, label_ids=found.label_ids)), found
+
+
+def _refits(settings: TrainSettings, shared_out: Split) -> bool:
+    """Whether the validation images train in the end: never those that the user chose to validate."""
+    by_hash = split.VALIDATION in shared_out.by_hash and bool((shared_out.sets == split.VALIDATION).any())
+    return settings.solver == "lbfgs" and not settings.no_refit and by_hash
 
 
 def _test_images(images: Images, settings: TrainSettings) -> Images:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 SUITE = "accuracy"
 SPLITS = 5
 STRENGTHS = tuple(10.0 ** (-exponent / 2) for exponent in range(2, 13))  # of L2; for scikit-learn C = 1 / (N L2)
-# What is left to train on: all, an eighth, with as many to validate or an eighth of these, too, or of each class less
-# than of the one before.
+# What is left: everything; an eighth of the training images; an eighth of these and of the validation images; of each
+# class less than of the one before.
 KINDS = ("all", "an eighth", "an eighth of both", "unequal classes")
 NEVER_BELOW = 0.995  # of scikit-learn's accuracy: half a point
 CHOSEN = "scikit-learn, best of 11 strengths on validation"

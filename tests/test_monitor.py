@@ -285,15 +285,17 @@ def test_a_gpu_that_answers_now_and_then_counts_when_it_does():
     assert str(gpus) == "GPU:1 0% 0/1 GiB"
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_the_bar_does_not_fill_a_log(monkeypatch, terminal):
+@pytest.mark.parametrize("place", ["terminal", "notebook", "log"])
+def test_the_bar_does_not_fill_a_log(monkeypatch, place):
     to = io.StringIO()
-    to.isatty = lambda: terminal
+    to.isatty = lambda: place == "terminal"
+    if place == "notebook":
+        monkeypatch.setitem(sys.modules, "ipykernel", object())
     monkeypatch.setattr(sys, "stderr", to)
     with bar(desc="extract", total=10) as shown:
         for _ in range(10):
             time.sleep(0.05)
             shown.update(1)
     states = to.getvalue().count("\r")
-    assert states > 4 if terminal else 2 <= states <= 3  # at the start and at the end
+    assert states > 4 if place != "log" else 2 <= states <= 3  # at the start and at the end
     assert "10/10" in to.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 from benchmarks import measure, photos
 from benchmarks.measure import Options, Result
+from cache import command
 from extract import decode
 from extract.images import Images
 
@@ -65,7 +65,7 @@ CASES = (small, big)
 def ours(images: Images, count: int) -> None:
     """`count` photos, the same ones again where there are fewer."""
     paths = images.paths.take(np.resize(np.arange(len(images)), count))
-    for _ in decode.batches(images.image_dir, paths, SIZE, BATCH, _threads()):
+    for _ in decode.batches(images.image_dir, paths, SIZE, BATCH, command.cores()):
         pass
 
 
@@ -77,7 +77,7 @@ def bare(images: Images, count: int, decode_file: Callable[..., tf.Tensor]) -> N
         return tf.cast(tf.round(tf.image.resize(pixels, SIZE)), tf.uint8)
 
     dataset = tf.data.Dataset.from_tensor_slices(photos.files(images)).repeat().take(count)
-    for _ in dataset.map(load, num_parallel_calls=_threads()).batch(BATCH).prefetch(2):
+    for _ in dataset.map(load, num_parallel_calls=command.cores()).batch(BATCH).prefetch(2):
         pass
 
 
@@ -91,7 +91,3 @@ def pillow(paths: list[str]) -> None:
 
 def _decode_image(encoded: tf.Tensor, channels: int) -> tf.Tensor:
     return tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))

@@ -31,7 +31,9 @@ KERAS_BATCH = 32
 HELP_SECONDS = 0.3
 FILES = 1_000_000
 NOTHING_TO_DO_MB = 1000
-# The photos that one turn of each takes, so that all last a few seconds: (ours, Keras).
+# The photos that one turn of each takes on a processor, so that all last a few seconds: (ours, Keras). For each GPU it
+# is so many times as many, if the folder has them: fewer would be a batch or two.
+GPU = 40
 PHOTOS = {"EfficientNet-Lite0": (1500, 320), "Inception V3": (320, 96)}
 # Of the ratio to Keras: with the engine that auto takes, and with TensorFlow.
 TARGETS = {"EfficientNet-Lite0": (4.0, 1.8), "Inception V3": (4.0, 2.5)}
@@ -39,8 +41,9 @@ TARGETS = {"EfficientNet-Lite0": (4.0, 1.8), "Inception V3": (4.0, 2.5)}
 
 def end_to_end(options: Options) -> Iterator[Result]:
     """The backbone is loaded and compiled beforehand, as Keras's model is."""
+    times = sum(GPU for name in devices.choose("auto") if name.startswith("GPU")) or 1
     for network in networks.both(options.scratch):
-        ours_count, keras_count = (options.scaled(count, least=8) for count in PHOTOS[network.name])
+        ours_count, keras_count = (options.scaled(count * times, least=8) for count in PHOTOS[network.name])
         images = photos.sample(options, ours_count)
         auto = Extraction(options.scratch, network, images, "auto")
         plain = Extraction(options.scratch, network, images, "tensorflow")
@@ -144,10 +147,9 @@ class Extraction:
     def decode(self) -> None:
         """What `run` waits for, without the network."""
         images, settings = self._images, self._settings
-        with devices.running_in("auto", self.names) as precision:
-            batch_size = self._engine(precision).batch_size
+        at_once = self._engine(devices.precision("auto", self.names)).batch_size * len(self.names)
         for _ in decode.batches(
-            images.image_dir, images.paths, self._network.backbone.image_size, batch_size, settings.threads
+            images.image_dir, images.paths, self._network.backbone.image_size, at_once, settings.threads
         ):
             pass
 
@@ -155,8 +157,9 @@ class Extraction:
         """The network on as many images, without decoding."""
         with devices.running_in("auto", self.names) as precision:
             engine = self._engine(precision)
-            images = networks.random_images(self._network, engine.batch_size)
-            batches = itertools.repeat((None, images), -(-len(self._images) // engine.batch_size))
+            at_once = engine.batch_size * len(self.names)
+            images = networks.random_images(self._network, at_once)
+            batches = itertools.repeat((None, images), -(-len(self._images) // at_once))
             for _ in engines.run(engine, batches):
                 pass
 

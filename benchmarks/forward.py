@@ -35,7 +35,7 @@ def openvino(options: Options) -> Iterator[Result]:
         model = _model_file(network, options.scratch)
         figures = measure.turns(
             {
-                "ours": throughput(network, engine, OPENVINO_BATCH, options.seconds),
+                "ours": throughput(network, engine, 1, options.seconds),
                 "benchmark_app": functools.partial(_benchmark_app, model, precision, options.seconds),
             },
             options.repeats,
@@ -73,9 +73,9 @@ def tensorflow(options: Options) -> Iterator[Result]:
 CASES = (openvino, tensorflow)
 
 
-def throughput(network: Network, engine: Engine, batch_size: int, seconds: float) -> Contender:
+def throughput(network: Network, engine: Engine, replicas: int, seconds: float) -> Contender:
     """The engine's images a second, its batches one behind the other as in an extraction."""
-    images = networks.random_images(network, batch_size)
+    images = networks.random_images(network, engine.batch_size * replicas)
 
     def figure() -> float:
         began = time.perf_counter()
@@ -89,7 +89,7 @@ def throughput(network: Network, engine: Engine, batch_size: int, seconds: float
 
 def _in(precision: str, names: list[str], network: Network, seconds: float) -> Contender:
     engine = engines.tensorflow(network.backbone, names, TENSORFLOW_BATCH)
-    run = throughput(network, engine, TENSORFLOW_BATCH, seconds)
+    run = throughput(network, engine, len(names), seconds)
 
     def figure() -> float:
         with devices.running_in(precision, names):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.bar import bar
+from cache.command import cores
 from cache.errors import UserError
 
-# Runs once and returns its figure: a rate, seconds, or bytes.
+# Runs once and returns its figure: a rate, seconds, or megabytes.
 Contender = Callable[[], float]
 
 SMALLER_IS_BETTER = ("s", "MB")
@@ -124,8 +124,8 @@ def command(arguments: Sequence[str]) -> tuple[float, float]:
     done = subprocess.run([sys.executable, "-c", _WATCH, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{' '.join(arguments[:3])} failed ({done.stderr.strip()})")
-    spent, kilobytes = done.stdout.splitlines()[-1].split()
-    return float(spent), float(kilobytes) / 1e3
+    spent, most = done.stdout.splitlines()[-1].split()
+    return float(spent), float(most) / (1e6 if sys.platform == "darwin" else 1e3)  # macOS counts bytes, Linux kB
 
 
 def table(results: Sequence[Result]) -> str:
@@ -160,7 +160,7 @@ def machine() -> dict[str, Any]:
     models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     return {
         "processor": models[0].partition(":")[2].strip() if models else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }

@@ -62,9 +62,10 @@ def both(scratch: Path) -> tuple[Network, Network]:
 
 
 def random_images(network: Network, count: int) -> tf.Tensor:
-    """uint8 [count, H, W, 3]."""
+    """uint8 [count, H, W, 3], in the processor's memory, where decoded photos are."""
     shape = [count, *network.backbone.image_size, 3]
-    return tf.cast(tf.random.uniform(shape, 0, 256, tf.int32, seed=0), tf.uint8)
+    with tf.device("CPU:0"):
+        return tf.cast(tf.random.uniform(shape, 0, 256, tf.int32, seed=0), tf.uint8)
 
 
 def _inception_v3() -> keras.Model:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import math
 import os
 import re
 import sys
@@ -17,6 +18,8 @@ from typing import TypeVar
 from cache.errors import UserError
 
 T = TypeVar("T", int, float)
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this container: microseconds of all cores in a period, and the period
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,6 +52,8 @@ def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = 
     """Runs a command; returns its exit status: 0, 2 after an error of the user's, 130 after Ctrl-C."""
     # TensorFlow's C++ logs its way through start-up; what a user must know, the commands say themselves.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # It would take all of every GPU's memory at once, and leave none to others, nor tell how much a batch needs.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     # A folder's name may be no text, or none that this terminal can show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -111,6 +116,17 @@ def check_writable(folder: Path, flag: str) -> None:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose another {flag}") from None
 
 
+def cores() -> int:
+    """How many cores this process may use, also in a container that may use only a part of its machine's."""
+    # macOS has no such restriction, nor the question.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, _QUOTA.read_text().split())
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return cores
+    return max(1, min(cores, math.ceil(quota / period)))
+
+
 def positive(text: str) -> int:
     """A flag's value that counts things: an integer of at least 1."""
     return _number(int, text, lambda value: value >= 1, "a whole number of 1 or more")
@@ -135,7 +151,7 @@ def path(text: str) -> str:
     """A file or folder: not the empty string, which a script's unset variable leaves and which means "here"."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path; name a file or folder")
-    return text
+    return os.path.expanduser(text)  # which the shell leaves to us in --flag=~/folder
 
 
 def tensor_name(text: str) -> str:

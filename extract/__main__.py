@@ -49,7 +49,8 @@ def parser() -> command.Parser:
         "--batch_size",
         type=command.positive,
         default=None,
-        help="images at once on each device (default: 256 on GPUs; on CPUs 8 with openvino, 32 with tensorflow)",
+        help="images at once on each device; engine tensorflow halves them where its memory cannot hold them (default: "
+        "256 on GPUs; on CPUs 8 with openvino, 32 with tensorflow)",
     )
     flags.add_argument(
         "--precision",

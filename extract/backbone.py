@@ -281,7 +281,8 @@ def _freeze(module: str, network: Network, size: Size) -> tuple[ConcreteFunction
     traced = partial(tf.function, input_signature=[spec], autograph=False)
     try:
         concrete = traced(lambda images: _vector(module, network(images))).get_concrete_function()
-        shape = concrete(tf.zeros([1, *size, 3])).shape
+        with tf.device("CPU:0"):  # whatever --devices says: a GPU that is full or broken is not the module's fault
+            shape = concrete(tf.zeros([1, *size, 3])).shape
         frozen = convert_variables_to_constants_v2(concrete)
     except UserError:
         raise

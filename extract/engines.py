@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,20 +61,41 @@ def build(name: str, backbone: Backbone, names: list[str], precision: str, batch
 
 
 def tensorflow(backbone: Backbone, names: list[str], batch_size: int) -> Engine:
-    """The network on each of the devices `names`, sharing batches of up to len(names) * `batch_size`."""
+    """The network on each of the devices `names`, sharing batches of up to len(names) * `batch_size`.
+
+    Where that exhausts a device's memory, it goes on with half as many images at once. Raises UserError where a
+    single one does.
+    """
     strategy = devices.strategy(names)
+    at_once = batch_size
 
     @tf.function(autograph=False)
     def step(images: tf.Tensor) -> tf.Tensor:
         return strategy.experimental_local_results(strategy.run(_forward(backbone), args=(images,)))
 
-    def start(images: tf.Tensor) -> Fetch:
-        parts = tf.split(_padded(images, len(names) * batch_size), len(names))
+    def launch(images: tf.Tensor, first: int) -> Fetch:
+        size = len(names) * at_once
+        # On the processor: the first GPU would else get the images of all.
+        with tf.device("CPU:0"):
+            some = images[first : first + size]
+            parts = tf.split(_padded(some, size), len(names))
         values = strategy.experimental_distribute_values_from_function(
             lambda context: parts[context.replica_id_in_sync_group]
         )
         results = step(values)
-        return lambda: np.concatenate([part.numpy() for part in results])[: len(images)]
+        return lambda: np.concatenate([part.numpy() for part in results])[: len(some)]
+
+    def start(images: tf.Tensor) -> Fetch:
+        nonlocal at_once
+        while True:
+            try:
+                fetches = [launch(images, first) for first in range(0, len(images), len(names) * at_once)]
+            except tf.errors.OpError as error:
+                if not _tells_of_memory(error):
+                    raise
+                at_once = _halved(at_once, names)
+            else:
+                return lambda: np.concatenate([fetch() for fetch in fetches])
 
     # One batch running and one waiting behind it.
     return Engine("tensorflow", batch_size, start, in_flight=2)
@@ -98,9 +120,9 @@ def openvino(backbone: Backbone, precision: str, batch_size: int) -> Engine:
         raise UserError(
             f"OpenVINO cannot run {backbone.module} ({reason.strip()}); use --engine tensorflow, or smaller batches"
         ) from error
-    # One more than may be in flight: a batch's bottlenecks are read before its request starts on another.
+    # One more than run at once, so that none of these waits while a batch's bottlenecks are taken.
     count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
-    requests = itertools.cycle([compiled.create_infer_request() for _ in range(count + 1)])
+    requests = itertools.cycle([compiled.create_infer_request() for _ in range(count)])
 
     def start(images: tf.Tensor) -> Fetch:
         request = next(requests)
@@ -129,6 +151,21 @@ def run(engine: Engine, batches: Iterable[tuple[Tag, tf.Tensor]]) -> Iterator[tu
 
 def _forward(backbone: Backbone) -> Callable[[tf.Tensor], tf.Tensor]:
     return lambda images: backbone.features(tf.cast(images, tf.float32) / 255)
+
+
+def _tells_of_memory(error: tf.errors.OpError) -> bool:
+    """cuDNN has errors of its own for it, "No algorithm worked" among them, with the cause somewhere in the text."""
+    told = any(cause in error.message.lower() for cause in ("out of memory", "resource_exhausted", "alloc_failed"))
+    return told or isinstance(error, tf.errors.ResourceExhaustedError)
+
+
+def _halved(at_once: int, names: list[str]) -> int:
+    """Half of a batch that a device's memory could not hold, and a warning. Raises UserError for a single image."""
+    where = f"the memory of {' or '.join(names)}"
+    if at_once == 1:
+        raise UserError(f"{where} cannot hold the network with a single image; use a smaller --module, or --devices")
+    warnings.warn(f"{where} cannot hold {at_once} images at once: going on with {at_once // 2}", stacklevel=1)
+    return at_once // 2
 
 
 def _padded(images: tf.Tensor, size: int) -> tf.Tensor:

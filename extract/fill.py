@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 import tensorflow as tf
 
-from cache import store
+from cache import command, store
 from cache.bar import bar
 from cache.errors import UserError
 from cache.shard import Rows
@@ -99,15 +98,14 @@ def fill(
                 shown.set_postfix_str(str(gpus), refresh=False)
                 shown.total = len(missing) - work.left_out
                 shown.update(len(taken))
-    with devices.running_in("auto", names) as fastest:
-        setup = monitor.Setup(
-            gpus=sum(name.startswith("GPU") for name in names),
-            cores=len(os.sched_getaffinity(0)),
-            threads=settings.threads,
-            gpu_use=gpus.mean_use(),
-            faster_precision=precision == "float32" != fastest,
-            faster_engine=engine.name != "openvino" and names == ["CPU:0"],
-        )
+    setup = monitor.Setup(
+        gpus=sum(name.startswith("GPU") for name in names),
+        cores=command.cores(),
+        threads=settings.threads,
+        gpu_use=gpus.mean_use(),
+        faster_precision=precision == "float32" != devices.precision("auto", names),
+        faster_engine=engine.name != "openvino" and names == ["CPU:0"],
+    )
     ran = f"{engine.name} in {precision} on {', '.join(names)}, batches of {engine.batch_size}"
     print(f"{title}: " * bool(distortion) + f"{clocks.shares(len(missing) - work.left_out)} ({ran})")
     print(monitor.verdict(clocks.seconds, setup))

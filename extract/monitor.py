@@ -19,6 +19,8 @@ STAGES = (STARTING, DECODING, NETWORK, WRITING, TRACING)
 DOMINANT = 0.6  # a stage that is waited for that share of the time holds the others up
 IDLE = 0.5  # a GPU busy for less of the time is not what a run waits for, even if it waits for the network
 
+_SHARED_CORES = "more CPU cores (decoding and the network share them)"
+
 Item = TypeVar("Item")
 
 
@@ -54,9 +56,8 @@ def verdict(seconds: Mapping[str, float], setup: Setup) -> str:
 
 
 def _for_decoding(setup: Setup) -> str:
-    cores = "more CPU cores" if setup.gpus else "more CPU cores, which decoding shares with the network,"
     if setup.threads >= setup.cores:
-        return cores
+        return "more CPU cores" if setup.gpus else _SHARED_CORES
     return f"more --decode_threads (now {setup.threads} on {setup.cores} cores)"
 
 
@@ -67,7 +68,7 @@ def _for_the_network(setup: Setup) -> str:
     if setup.gpus:
         return ", or ".join([*remedies, "more or faster GPUs"])
     remedies += ["--engine openvino"] if setup.faster_engine else []
-    return ", or ".join([*remedies, "a GPU", "more CPU cores, which it shares with decoding,"])
+    return ", or ".join([*remedies, "a GPU", _SHARED_CORES])
 
 
 class Monitor:

@@ -60,6 +60,15 @@ def watching(names: list[str]) -> Iterator[Gpus]:
             _answer(pynvml.nvmlShutdown)
 
 
+def count() -> int:
+    """How many GPUs the driver has; 0 where there is none that answers."""
+    if not _answer(lambda: pynvml.nvmlInit() or True):
+        return 0
+    found = _answer(pynvml.nvmlDeviceGetCount)
+    _answer(pynvml.nvmlShutdown)
+    return int(found or 0)
+
+
 class Gpus:
     """The readings so far."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+
+from cache import command
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Distortion:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the flags of `python -m extract` say; `-h` describes them."""
+    """What the flags of `python -m extract` say, whose `-h` describes them; and for callers, whether bars are shown."""
 
     image_dir: str
     cache_dir: str
@@ -50,9 +51,9 @@ class Settings:
 
     @property
     def threads(self) -> int:
-        return self.decode_threads or len(os.sched_getaffinity(0))
+        return self.decode_threads or command.cores()
 
     def distortion(self, version: int) -> Distortion:
-        """The distorted version of that number, from 1; of no kind of distortion, all of them, and little of each."""
+        """The distorted version of that number, from 1. Where no kind of distortion was chosen it is all four."""
         chosen = self.flip_left_right, self.random_crop, self.random_scale, self.random_brightness
         return Distortion(*(chosen if any(chosen) else (True, 10, 10, 10)), self.augment_seed, version)

@@ -109,6 +109,13 @@ def test_dimension_that_only_shows_when_it_runs(tmp_path: Path) -> None:
     np.testing.assert_allclose(loaded.features(tf.constant(images)), images.mean(axis=(2, 3)), atol=1e-6)
 
 
+def test_a_network_is_bound_to_no_device(module: str) -> None:
+    for name in (module, backbone.DEFAULT):
+        graph = backbone.load(name).features.graph.as_graph_def()
+        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+        assert len(nodes) > 10 and not {node.device for node in nodes if node.device}
+
+
 def test_half_precision_features_come_out_as_float32(tmp_path: Path) -> None:
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"vector": tf.cast(tf.reduce_mean(images, axis=[1, 2]), tf.float16)}

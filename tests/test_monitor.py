@@ -90,7 +90,7 @@ VERDICTS = [
         "decode-bound: the GPU was busy 41% of the time; more --decode_threads (now 4 on 16 cores) would help",
     ),
     (DECODE_BOUND, GPU, "decode-bound: more CPU cores would help"),
-    (DECODE_BOUND, CPU, "decode-bound: more CPU cores, which decoding shares with the network, would help"),
+    (DECODE_BOUND, CPU, "decode-bound: more CPU cores (decoding and the network share them) would help"),
     (DECODE_BOUND, CPU | {"threads": 2}, "decode-bound: more --decode_threads (now 2 on 8 cores) would help"),
     (
         NETWORK_BOUND,
@@ -112,13 +112,13 @@ VERDICTS = [
     (
         NETWORK_BOUND,
         CPU,
-        "network-bound: a GPU, or more CPU cores, which it shares with decoding, would help",
+        "network-bound: a GPU, or more CPU cores (decoding and the network share them) would help",
     ),
     (
         NETWORK_BOUND,
         CPU | {"faster_engine": True, "faster_precision": True},
-        "network-bound: --precision auto, or --engine openvino, or a GPU, or more CPU cores, "
-        "which it shares with decoding, would help",
+        "network-bound: --precision auto, or --engine openvino, or a GPU, or more CPU cores "
+        "(decoding and the network share them) would help",
     ),
     (
         WRITE_BOUND,

@@ -11,11 +11,14 @@ CACHE_DIR ?= bottlenecks
 OUTPUT_DIR ?= retrained
 PYTHON ?= python3
 DEMO := demo
+comma := ,
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
-# A Linux machine with an NVIDIA driver gets TensorFlow's CUDA packages, others what is fast on processors.
-EXTRAS := demo,tensorboard,test,$(if $(wildcard /proc/driver/nvidia/version),gpu,openvino)
+# A Linux machine with an NVIDIA driver, which under Windows is Windows's own, gets TensorFlow's CUDA packages; all get
+# what is fast on processors, since a container sees its machine's driver even where it was given no GPU.
+NVIDIA := $(wildcard /proc/driver/nvidia/version /usr/lib/wsl/lib/libcuda.so.1)
+EXTRAS := demo,tensorboard,test,openvino$(if $(NVIDIA),$(comma)gpu)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo extract train predict tensorboard bench test lint clean
@@ -24,8 +27,8 @@ help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: $(PYTHON) is older than Python 3.11; name a newer one with make PYTHON=..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; name one with make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[$(EXTRAS)]'

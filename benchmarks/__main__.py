@@ -97,7 +97,7 @@ def _photos(image_dir: str | None, scratch: Path) -> Path:
         print("note: the demo's digits stand in for photos; --image_dir DIR gives figures that mean something")
         sample.write(scratch / "digits")
         return scratch / "digits"
-    folder = Path(image_dir).expanduser()
+    folder = Path(image_dir)
     if not folder.is_dir():
         raise UserError(f"--image_dir {folder} is not a folder; give one that has a subfolder of photos for each class")
     return folder

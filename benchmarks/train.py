@@ -7,6 +7,7 @@ import functools
 import io
 import multiprocessing
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -185,7 +186,8 @@ def growth(options: Options) -> Iterator[Result]:
         yield Result(SUITE, f"{case}, memory", "MB", megabytes[large], reference, megabytes[small])
 
 
-CASES = (steps, sweeping, command_, streaming, from_disk, growth)
+# To forget a file that was read, and to tell which memory no file backs, only Linux can be asked.
+CASES = (steps, sweeping, command_, streaming, *((from_disk, growth) if sys.platform == "linux" else ()))
 
 
 def _problem(cache: Cache, settings: TrainSettings, held_back: int) -> Problem:

@@ -28,7 +28,7 @@ def parser() -> command.Parser:
         one = commands.add_parser(name, help=help_text, description=help_text)
         one.add_argument(
             "directory",
-            type=Path,
+            type=command.path,
             metavar="DIR",
             default=argparse.SUPPRESS,
             help="a cache_dir, or a backbone's folder in it",
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
     from cache import store
 
-    found = store.directories(flags.directory)
+    found = store.directories(Path(flags.directory))
     if not found:
         raise CacheError(f"{flags.directory} holds no bottlenecks; give the --cache_dir of an extraction")
     work: Callable[[Path], tuple[dict[str, Any], list[str]]]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import io
 import itertools
 import math
 import mmap
 import os
+import resource
 import secrets
 import stat
 from collections import deque
@@ -24,7 +26,7 @@ from typing import IO, Any
 import h5py
 import numpy as np
 from h5py import h5a, h5d, h5l, h5o, h5p, h5s, h5t
-from isal import isal_zlib  # zlib's own crc32 takes five times as long
+from isal import isal_zlib  # zlib's own crc32 takes four times as long
 
 from cache.errors import CacheError, UnreadableError, UserError
 from cache.strings import Strings
@@ -37,6 +39,7 @@ OFFSETS = "_offsets"
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHECKSUMMED = (2, 3)  # versions of HDF5's superblock with checksums over the file's own structures
+_LARGEST = 1 << 30  # bytes of a buffer to write: macOS takes none of 2 GiB
 _BUFFERS = 1024  # that one call of the system writes at most (POSIX's IOV_MAX)
 _FLUSH_SECONDS = 0.01  # between two flushes of a file that is being written
 _AT_ONCE = 1 << 16  # rows checksummed at a time: Python's integers take ten times an array's memory
@@ -118,7 +121,8 @@ def write(path: Path, kind: str, attributes: Mapping[str, Any], tables: Mapping[
 def _write(file: IO[bytes], arrays: Iterable[tuple[int, Sequence[np.ndarray]]]) -> None:
     """Writes at each place its arrays, one behind the other. Raises OSError."""
     for place, parts in arrays:
-        buffers = deque(part.reshape(-1).view(np.uint8).data for part in parts)
+        flat = (part.reshape(-1).view(np.uint8) for part in parts)
+        buffers = deque(part[i : i + _LARGEST].data for part in flat for i in range(0, len(part), _LARGEST))
         while buffers:
             # Many at once: between two calls Python would let the checksums go on for milliseconds.
             place += (written := os.pwritev(file.fileno(), list(itertools.islice(buffers, _BUFFERS)), place))
@@ -131,7 +135,7 @@ def _write(file: IO[bytes], arrays: Iterable[tuple[int, Sequence[np.ndarray]]]) 
 def _flush_meanwhile(file: IO[bytes], writing: Future[None]) -> None:
     """Has the disk take what is there already, until `writing` ends. Raises OSError."""
     while wait([writing], _FLUSH_SECONDS).not_done:
-        os.fdatasync(file.fileno())
+        getattr(os, "fdatasync", os.fsync)(file.fileno())  # macOS has the second only
 
 
 @contextlib.contextmanager
@@ -154,7 +158,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             with contextlib.suppress(OSError):  # the folder itself may be what went away
                 temporary.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        sync(path.parent)
     except FileNotFoundError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}; somebody moved or deleted its folder: run again"
@@ -166,9 +170,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         ) from None
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes renames and deletions in `folder` survive a power cut. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes what a file holds, or the renames and deletions in a folder, survive a power cut. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -181,6 +185,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Table]]:
     Checks the structure, not the rows: `Strings.is_sound` and `Table.damaged` do. Raises CacheError for a file that is
     missing, damaged, of another kind or format, or newer than this reader.
     """
+    _allow_many_files()
     try:
         check_regular(path)
         _check_signature(path)
@@ -373,6 +378,21 @@ def _dataset(file: h5py.File, name: str) -> h5d.DatasetID:
     raise ValueError(f"{name} is not a contiguous array of little-endian numbers")
 
 
+@functools.cache
+def _allow_many_files() -> None:
+    """Lets this process hold as many files as it may: each map holds one, and a long extraction leaves thousands.
+
+    Unless it asks, a process gets 1,024 of them on Linux, and 256 on macOS.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (1 << 16, 10240):  # the second is macOS's OPEN_MAX
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return
+        with contextlib.suppress(OSError, ValueError):  # too many for this system
+            return resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _map(file: IO[bytes], layout: Mapping[str, tuple]) -> dict[str, np.ndarray]:
     """One map of the whole file, and each array as a view into it: the number of maps a process may hold is small."""
     data = np.asarray(np.memmap(file, np.uint8, mode="r"))  # memmap's own indexing takes twice as long
@@ -394,7 +414,7 @@ def will_need(mapped: np.ndarray) -> None:
     view, owner = mapped, mapped.base
     while isinstance(owner, np.ndarray):
         view, owner = owner, owner.base
-    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED"):  # Windows has none
+    if isinstance(owner, mmap.mmap):
         start = mapped.ctypes.data - view.ctypes.data
         begin = start // mmap.PAGESIZE * mmap.PAGESIZE
         owner.madvise(mmap.MADV_WILLNEED, begin, start + mapped.nbytes - begin)

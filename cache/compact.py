@@ -73,7 +73,7 @@ def _compact_shards(cache: Cache) -> tuple[int, int, int, int]:
     before = sum(opened.path.stat().st_size for opened in cache.shards)
     for number in old:
         cache.shards[number].path.unlink(missing_ok=True)
-    columns.sync_folder(directory / SHARDS)
+    columns.sync(directory / SHARDS)
     after = sum((directory / SHARDS / name).stat().st_size for name in index.shards)
     dropped = sum(len(cache.shards[number]) for number in old) - kept
     return len(cache.shards), len(index.shards), dropped, before - after
@@ -105,7 +105,7 @@ def _compact_thumbnails(cache: Cache) -> tuple[int, int, int, int]:
         raise
     for file, _ in old:
         file.path.unlink(missing_ok=True)
-    columns.sync_folder(directory / THUMBNAILS)
+    columns.sync(directory / THUMBNAILS)
     freed = before - sum(path.stat().st_size for path in new)
     return len(files), len(files) - len(old) + len(new), dropped, freed
 

@@ -36,8 +36,8 @@ def write(directory: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = command.Parser(prog="python -m extract.sample", description=__doc__)
-    flags.add_argument("directory", type=Path, default=argparse.SUPPRESS, help="where the images go")
-    directory = flags.parse_args(arguments).directory
+    flags.add_argument("directory", type=command.path, default=argparse.SUPPRESS, help="where the images go")
+    directory = Path(flags.parse_args(arguments).directory)
     try:
         count = write(directory)
     except OSError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from cache import sums
+from cache import columns, sums
 from cache.errors import UserError
 from extract import decode
 from extract.backbone import Backbone
@@ -43,9 +43,12 @@ def save(backbone: Backbone, directory: Path) -> None:
     try:
         tf.saved_model.save(module, str(temporary))
         sums.write(temporary)
+        for path in (*temporary.rglob("*"), temporary):
+            columns.sync(path)
         if not (directory / "saved_model.pb").exists():  # what an incomplete copy left is in the way
             shutil.rmtree(directory, ignore_errors=True)
         os.replace(temporary, directory)
+        columns.sync(directory.parent)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if (directory / "saved_model.pb").exists():  # another extraction was faster

@@ -8,7 +8,6 @@ Both take one image, upright and resized as the extraction does it, RGB [1, H, W
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -112,7 +111,7 @@ class _Interpreter:
         with warnings.catch_warnings(), command.quiet_stderr():
             # It is to move to the package ai-edge-litert one day; the file stays the same.
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
-            self._interpreter = tf.lite.Interpreter(str(path), num_threads=len(os.sched_getaffinity(0)))
+            self._interpreter = tf.lite.Interpreter(str(path), num_threads=command.cores())
             self._interpreter.allocate_tensors()
         [self._input], [self._output] = self._interpreter.get_input_details(), self._interpreter.get_output_details()
 

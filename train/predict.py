@@ -108,7 +108,7 @@ def _label(
     # Where lines scroll by, they show the progress themselves.
     quiet = not sys.stderr.isatty() or sys.stdout.isatty()
     with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+        ThreadPoolExecutor(command.cores()) as threads,
         bar(desc="predict", unit=" images", delay=1, disable=quiet) as shown,
     ):
         try:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+_AT_ONCE = 1 << 16  # strings in hand at a time
+
 
 class Strings(Sequence[str]):
     """Many strings as two arrays: all the bytes in one, where each starts in the other.
@@ -60,9 +62,8 @@ class Strings(Sequence[str]):
 
     def encoded(self) -> Iterator[bytes]:
         """Each string's bytes, read in blocks: a slice of an array for each would be ten times slower."""
-        step = 65536
-        for start in range(0, len(self), step):
-            ends = self.offsets[start : start + step + 1].tolist()
+        for start in range(0, len(self), _AT_ONCE):
+            ends = self.offsets[start : start + _AT_ONCE + 1].tolist()
             block = self.data[ends[0] : ends[-1]].tobytes()
             for begin, end in itertools.pairwise(ends):
                 yield block[begin - ends[0] : end - ends[0]]
@@ -71,9 +72,15 @@ class Strings(Sequence[str]):
         """The strings at `indices` (int [M]), in that order."""
         starts, ends = self.offsets[:-1][indices], self.offsets[1:][indices]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(ends - starts)])
-        # Byte k of the result comes from its own string's start plus how far k is into that string.
-        source = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
-        return Strings(self.data[source], offsets)
+        data = np.empty(offsets[-1], np.uint8)
+        # In blocks: the places of all bytes would take eight times as much memory as the bytes, and more than once.
+        for begin in range(0, len(starts), _AT_ONCE):
+            block = slice(begin, begin + _AT_ONCE)
+            first, last = offsets[begin], offsets[min(begin + _AT_ONCE, len(starts))]
+            # Byte k of the result comes from its own string's start plus how far k is into that string.
+            source = np.repeat(starts[block] - offsets[:-1][block], ends[block] - starts[block])
+            data[first:last] = self.data[source + np.arange(first, last)]
+        return Strings(data, offsets)
 
     def equals(self, other: Strings) -> bool:
         return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.data, other.data)
@@ -111,13 +118,15 @@ class Lookup:
         places = np.full(len(wanted), absent, np.int64)
         if not len(self._strings) or not len(wanted):
             return places
-        hashes = _hashes(wanted)
-        at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
-        found = np.flatnonzero(self._hashes[at] == hashes)
-        at = self._order[at[found]]
-        pairs = zip(wanted.take(found).encoded(), self._strings.take(at).encoded(), strict=True)
-        equal = np.fromiter((a == b for a, b in pairs), bool, len(found))
-        places[found[equal]] = at[equal]
+        for begin in range(0, len(wanted), _AT_ONCE):
+            block = wanted[begin : begin + _AT_ONCE]
+            hashes = _hashes(block)
+            at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+            found = np.flatnonzero(self._hashes[at] == hashes)
+            at = self._order[at[found]]
+            pairs = zip(block.take(found).encoded(), self._strings.take(at).encoded(), strict=True)
+            equal = np.fromiter((a == b for a, b in pairs), bool, len(found))
+            places[begin + found[equal]] = at[equal]
         return places
 
 

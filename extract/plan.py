@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cache import columns, command, store
+from cache.shard import Rows
 from cache.strings import Lookup, Strings
 from extract.images import NOT_A_FILE, Images
 
@@ -34,8 +35,8 @@ def make(images: Images, directory: Path | None, rejected: Mapping[int, store.Re
     """Finds the bottlenecks of `images` in the cache `directory` (None: there is none yet).
 
     A file with the same path, size and time of modification is the same image. One that is not, but has the size of
-    an image in the cache, is read, by `threads` threads, and fingerprinted: moved, renamed, copied and touched files
-    keep their bottleneck. `rejected` (by position in `images`) are left out. Raises CacheError where the index or a
+    one that is gone, is read, by `threads` threads, and fingerprinted: moved, renamed and touched files keep their
+    bottleneck. `rejected` (by position in `images`) are left out. Raises CacheError where the index or a
     shard that it does not name is damaged: the next index would name it, and say that all is well.
     """
     names = store.shard_names(directory) if directory else []
@@ -44,8 +45,8 @@ def make(images: Images, directory: Path | None, rejected: Mapping[int, store.Re
     plan = Plan(names, np.full(len(images), MISSING, np.int32), np.zeros(len(images), np.int32), skipped)
     if directory and names:
         made_by = store.module_of(directory)
-        _match_index(plan, images, directory)
-        _match_shards(plan, images, directory, made_by)
+        indexed = _match_index(plan, images, directory)
+        _match_shards(plan, images, directory, made_by, indexed)
         _match_content(plan, images, directory, made_by, threads)
     return plan
 
@@ -57,36 +58,61 @@ def rejected_before(images: Images, directory: Path | None) -> dict[int, store.R
         mtime = int(images.mtimes[position])
         rejected[position] = store.Rejected(images.paths[position], NOT_A_FILE, mtime, "not a file")
     before = store.read_rejected(directory) if directory else []
-    found = _join(Strings.of(r.path for r in before), images.paths)
-    for row, position in zip(before, found.tolist(), strict=True):
-        if position != MISSING and (row.size, row.mtime) == (images.sizes[position], images.mtimes[position]):
+    by_path = {row.path: row for row in before}
+    # Only few images need their paths compared.
+    same = np.isin(images.sizes, [row.size for row in before]) & np.isin(images.mtimes, [row.mtime for row in before])
+    for position in np.flatnonzero(same).tolist():
+        row = by_path.get(images.paths[position])
+        if row and (row.size, row.mtime) == (images.sizes[position], images.mtimes[position]):
             rejected[position] = row
     return rejected
 
 
-def _match_index(plan: Plan, images: Images, directory: Path) -> None:
+def unchanged(images: Images, wanted: np.ndarray, paths: Lookup, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the images `wanted` (int64 [M]), whose paths `paths` finds, are still the files of which are `rows`.
+
+    Returns (int64 [K], into `wanted`; int64 [K], into `rows`).
+    """
+    places = paths.find(rows.paths, MISSING)
+    known = np.flatnonzero(places != MISSING)
+    found = wanted[places[known]]
+    same = (rows.sizes[known] == images.sizes[found]) & (rows.mtimes[known] == images.mtimes[found])
+    return places[known[same]], known[same]
+
+
+def _match_index(plan: Plan, images: Images, directory: Path) -> set[str]:
+    """Returns the shards that the index names."""
     if not (directory / store.INDEX).exists():
-        return
+        return set()
     _, index, table = store.read_index_table(directory)
     columns.check_rows(directory / store.INDEX, table)
     store.check_index(directory, index)
     # Shards may have been deleted, or have come, since the index was written: its numbers for them are not ours.
     place = {name: i for i, name in enumerate(plan.shards)}
     renumber = np.array([place.get(name, MISSING) for name in index.shards] + [MISSING], np.int32)
-    found = _join_unchanged(images, plan, index.paths, index.sizes, index.mtimes)
-    rows = np.flatnonzero(found != MISSING)
-    plan.shard_ids[rows] = renumber[index.shard_ids[found[rows]]]
-    plan.shard_rows[rows] = index.shard_rows[found[rows]]
+    missing = plan.missing
+    at = _join(images.paths if len(missing) == len(images) else images.paths.take(missing), index.paths)
+    known = np.flatnonzero(at != MISSING)
+    at, rows = at[known], missing[known]
+    same = (index.sizes[at] == images.sizes[rows]) & (index.mtimes[at] == images.mtimes[rows])
+    plan.shard_ids[rows[same]] = renumber[index.shard_ids[at[same]]]
+    plan.shard_rows[rows[same]] = index.shard_rows[at[same]]
+    return set(index.shards)
 
 
-def _match_shards(plan: Plan, images: Images, directory: Path, made_by: store.Module) -> None:
+def _match_shards(plan: Plan, images: Images, directory: Path, made_by: store.Module, indexed: set[str]) -> None:
     """What a killed run committed is in shards, but in no index."""
-    for i, name in _unindexed(plan, directory):
-        rows = store.open_shard(directory, name, made_by).rows
-        if not len(plan.missing):
+    missing = plan.missing
+    paths: Lookup | None = None
+    for i, name in enumerate(plan.shards):
+        if name in indexed:
             continue
-        found = _join_unchanged(images, plan, rows.paths, rows.sizes, rows.mtimes)
-        _place(plan, found, i)
+        rows = store.open_shard(directory, name, made_by).rows
+        # Hashed once, whatever the number of shards: a long run leaves thousands.
+        paths = paths or Lookup(images.paths.take(missing))
+        places, found = unchanged(images, missing, paths, rows)
+        plan.shard_ids[missing[places]] = i
+        plan.shard_rows[missing[places]] = found
 
 
 def _match_content(plan: Plan, images: Images, directory: Path, made_by: store.Module, threads: int) -> None:
@@ -94,7 +120,14 @@ def _match_content(plan: Plan, images: Images, directory: Path, made_by: store.M
     if not len(missing):
         return
     shards = [store.open_shard(directory, name, made_by) for name in plan.shards]
-    sizes = np.concatenate([opened.rows.sizes for opened in shards])
+    starts = np.cumsum([0] + [len(opened) for opened in shards])
+    # Rows of no image of today's. Those of others tell nothing of files that moved, and after a run that was killed
+    # nearly every missing file has the size of some image that is done: all would be read before the work goes on.
+    gone = np.ones(starts[-1], bool)
+    placed = plan.shard_ids != MISSING
+    gone[starts[plan.shard_ids[placed]] + plan.shard_rows[placed]] = False
+    rows = np.flatnonzero(gone)
+    sizes = np.concatenate([opened.rows.sizes for opened in shards])[rows]
     candidates = missing[np.isin(images.sizes[missing], sizes)]
     if not len(candidates):
         return
@@ -103,37 +136,14 @@ def _match_content(plan: Plan, images: Images, directory: Path, made_by: store.M
 
     readable, prints = decode.fingerprints(images.image_dir, images.paths.take(candidates), threads)
     candidates = candidates[readable]
-    known = np.concatenate([opened.rows.fingerprints for opened in shards])
+    known = np.concatenate([opened.rows.fingerprints for opened in shards])[rows]
     order = np.argsort(known, kind="stable")
     at = order[np.minimum(np.searchsorted(known[order], prints), len(known) - 1)]
     same = (known[at] == prints) & (sizes[at] == images.sizes[candidates])
-    starts = np.cumsum([0] + [len(opened) for opened in shards])
-    shard_ids = np.searchsorted(starts, at[same], side="right") - 1
+    found = rows[at[same]]
+    shard_ids = np.searchsorted(starts, found, side="right") - 1
     plan.shard_ids[candidates[same]] = shard_ids
-    plan.shard_rows[candidates[same]] = at[same] - starts[shard_ids]
-
-
-def _unindexed(plan: Plan, directory: Path) -> list[tuple[int, str]]:
-    indexed = set(store.read_index(directory)[1].shards) if (directory / store.INDEX).exists() else set()
-    return [(i, name) for i, name in enumerate(plan.shards) if name not in indexed]
-
-
-def _place(plan: Plan, found: np.ndarray, shard_id: int) -> None:
-    rows = np.flatnonzero(found != MISSING)
-    plan.shard_ids[rows] = shard_id
-    plan.shard_rows[rows] = found[rows]
-
-
-def _join_unchanged(images: Images, plan: Plan, paths: Strings, sizes: np.ndarray, mtimes: np.ndarray) -> np.ndarray:
-    """int64 [N]: the row of (paths, sizes, mtimes) with the same file as each image still missing, or MISSING."""
-    found = np.full(len(images), MISSING, np.int64)
-    missing = plan.missing
-    at = _join(images.paths if len(missing) == len(images) else images.paths.take(missing), paths)
-    if not len(paths):
-        return found
-    same = (at != MISSING) & (sizes[at] == images.sizes[missing]) & (mtimes[at] == images.mtimes[missing])
-    found[missing[same]] = at[same]
-    return found
+    plan.shard_rows[candidates[same]] = found - starts[shard_ids]
 
 
 def _join(left: Strings, right: Strings) -> np.ndarray:

@@ -12,10 +12,10 @@ from cache import shard, store
 from cache.errors import CacheError
 from cache.shard import Rows
 from cache.strings import Lookup
+from extract import plan
 from extract.images import Images
 
 PIECE = 256  # images handed out at a time
-_ABSENT = -1
 
 
 class Work:
@@ -67,8 +67,5 @@ class Work:
     def _leave_out(self, rows: Rows) -> None:
         if self._lookup is None:
             self._lookup = Lookup(self._images.paths.take(self._missing))
-        places = self._lookup.find(rows.paths, _ABSENT)
-        found = np.flatnonzero(places != _ABSENT)
-        images = self._missing[places[found]]
-        same = (rows.sizes[found] == self._images.sizes[images]) & (rows.mtimes[found] == self._images.mtimes[images])
-        self._done[places[found[same]]] = True
+        places, _ = plan.unchanged(self._images, self._missing, self._lookup, rows)
+        self._done[places] = True

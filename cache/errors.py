@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and how the commands report them."""
+"""Errors that a user can cause; `command.run` tells them in one line."""
 
 from __future__ import annotations
 

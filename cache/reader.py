@@ -206,12 +206,12 @@ def open(path: str | os.PathLike, module: str | None = None) -> Cache:
     """
     directory = _choose(Path(path), module)
     for _ in range(_TRIES):
-        before = version(directory)
+        before = index_stamp(directory)
         try:
             return _open(directory)
         except CacheError:
             # Compacting replaces the index first and deletes old shards then: what was read may be the old index.
-            if before == version(directory):
+            if before == index_stamp(directory):
                 raise
     return _open(directory)
 
@@ -250,7 +250,7 @@ def places(version: Cache, cache: Cache) -> np.ndarray:
     return at
 
 
-def version(directory: Path) -> tuple[int, int] | None:
+def index_stamp(directory: Path) -> tuple[int, int] | None:
     """Tells one index from the next. A number alone would not: the file system gives a deleted file's to a new one."""
     try:
         status = os.stat(directory / INDEX)

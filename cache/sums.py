@@ -30,9 +30,15 @@ def damage(folder: Path) -> str | None:
         lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
         listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-        if listed.keys() != present.keys():
-            return f"{min(listed.keys() ^ present.keys())} is missing, or not listed in {NAME}"
-        wrong = [name for name, path in present.items() if not _is_regular(path) or _sha256(path) != listed[name]]
+        # File managers and network file systems put hidden files of their own anywhere.
+        strays = {name for name in present.keys() - listed.keys() if name.rpartition("/")[2].startswith(".")}
+        if listed.keys() != present.keys() - strays:
+            return f"{min(listed.keys() ^ present.keys() - strays)} is missing, or not listed in {NAME}"
+        wrong = [
+            name
+            for name, digest in sorted(listed.items())
+            if not _is_regular(present[name]) or _sha256(present[name]) != digest
+        ]
     except (FileNotFoundError, NotADirectoryError, UnicodeError):
         return f"{NAME} is missing or damaged"
     except OSError as error:

@@ -163,14 +163,14 @@ def _of_index(directory: Path, lengths: Mapping[str, int], made_by: Mapping[str,
     while True:
         if not os.path.lexists(path):
             return _of_several_backbones(directory, made_by)
-        before = reader.version(directory)
+        before = reader.index_stamp(directory)
         try:
             module, index, table = store.read_index_table(directory)
         except CacheError as error:
             return [Damage(path, str(error), may_be_sound=isinstance(error, UnreadableError))]
         lost = set(index.shards).difference(store.shard_names(directory))
         # A compaction deletes shards when another index is there already.
-        if not lost or before == reader.version(directory):
+        if not lost or before == reader.index_stamp(directory):
             break
     found = _of_rows(path, index, table, lengths, sorted(lost))
     foreign = {

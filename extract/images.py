@@ -35,7 +35,8 @@ class Images:
 
 
 def normalise(folder: str) -> str:
-    """The label of a class folder, as the tutorial makes it: lower case, other runs than a-z and 0-9 one space."""
+    """The label of a class folder, as the tutorial makes it: in lower case, each run of anything but a to z and 0 to 9
+    a space."""
     return re.sub(r"[^a-z0-9]+", " ", folder.lower())
 
 

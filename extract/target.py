@@ -27,10 +27,7 @@ def find(settings: Settings) -> Path | None:
     cache_dir, identity = Path(settings.cache_dir), _identity(settings)
     found = next((d for d in store.directories(cache_dir) if store.module_of(d).identity == identity), None)
     if found is None and store.directories(cache_dir) == [cache_dir]:
-        raise CacheError(
-            f"{cache_dir} holds bottlenecks of {store.module_of(cache_dir).module}, not of {settings.module}; "
-            "give another --cache_dir, or the folder above this one"
-        )
+        raise _made_by_another(cache_dir, settings)
     return found
 
 
@@ -42,7 +39,7 @@ def is_complete(directory: Path) -> bool:
 def prepare(settings: Settings, network: Backbone) -> tuple[store.Module, Path]:
     """Makes the folder of `network` in the cache ready; returns what describes the network, and the folder.
 
-    Raises UserError when it cannot be written.
+    Raises UserError when it cannot be written, CacheError when `cache_dir` is itself another network's folder.
     """
     from extract import decode, serving
 
@@ -57,9 +54,11 @@ def prepare(settings: Settings, network: Backbone) -> tuple[store.Module, Path]:
         dimension=network.dimension,
     )
     cache_dir = Path(settings.cache_dir)
-    is_folder_of_one = store.directories(cache_dir) == [cache_dir]
-    name = f"{backbone.short_name(settings.module)}-{made_by.fingerprint}"
-    directory = cache_dir if is_folder_of_one else cache_dir / name
+    directory = cache_dir / f"{backbone.short_name(settings.module)}-{made_by.fingerprint}"
+    if store.directories(cache_dir) == [cache_dir]:
+        if store.module_of(cache_dir).fingerprint != made_by.fingerprint:
+            raise _made_by_another(cache_dir, settings)
+        directory = cache_dir
     command.check_writable(directory, "--cache_dir")
     if not is_complete(directory):
         serving.save(network, directory / store.BACKBONE)
@@ -85,12 +84,21 @@ def other_versions(directory: Path, plain: store.Module, settings: Settings) -> 
     return found
 
 
-def drop(version: Path) -> None:
+def drop(folder: Path) -> None:
     """Deletes a distorted version's folder, at once for all readers; what a kill leaves of it, a later run sweeps."""
-    hidden = version.with_name(f".{version.name}.{secrets.token_hex(4)}{columns.TEMPORARY}")
+    hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{columns.TEMPORARY}")
     with contextlib.suppress(FileNotFoundError):  # another extraction was faster
-        os.rename(version, hidden)
+        os.rename(folder, hidden)
         shutil.rmtree(hidden, ignore_errors=True)  # or sweeps it
+
+
+def _made_by_another(directory: Path, settings: Settings) -> CacheError:
+    made_by = store.module_of(directory).module
+    other = f"{made_by} in another version, image size or preprocessing" if made_by == settings.module else made_by
+    return CacheError(
+        f"{directory} holds bottlenecks of {other}, not of {settings.module} as it is asked for; give the folder above "
+        "it, or another --cache_dir"
+    )
 
 
 def _identity(settings: Settings) -> str:

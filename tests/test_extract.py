@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import cache
 from cache import command, store
 from cache.__main__ import main as cache_main
+from extract import decode
 from extract.__main__ import main
 from extract.run import extract
 from extract.settings import Settings
@@ -224,6 +225,7 @@ def slowly(self, rows):
     time.sleep(0.2)
 writer.Writer.append = slowly
 from cache.__main__ import main as cache_main
+from extract import decode
 from extract.__main__ import main
 raise SystemExit(command.run(main, ["--image_dir", {str(photos)!r}, "--cache_dir", {str(cache_dir)!r},
     "--module", {module!r}, "--batch_size", "2", "--precision", "float32", "--dtype", "float32"]))
@@ -351,6 +353,20 @@ def test_a_backbones_folder_refuses_another_module(tmp_path, run, module):
     choices = Settings(str(tmp_path / "photos"), str(directory), other)
     with pytest.raises(cache.CacheError, match=r"holds bottlenecks of .*tiny, not of .*other"):
         extract(choices)
+    assert len(cache.open(directory)) == 4
+
+
+@pytest.mark.parametrize("change", ["image size", "preprocessing"])
+def test_a_backbones_folder_refuses_the_same_module_used_in_another_way(tmp_path, module, monkeypatch, change):
+    photos = make_folder(tmp_path / "photos", {"a": 2, "b": 2})
+    directory = extract(Settings(str(photos), str(tmp_path / "cache"), module)).directory
+    write_picture(photos / "a" / "new.png", 9)
+    if change == "preprocessing":
+        monkeypatch.setattr(decode, "PREPROCESSING", "another")
+    choices = Settings(str(photos), str(directory), module, image_size=(16, 16) if change == "image size" else None)
+    with pytest.raises(cache.CacheError, match=r"holds bottlenecks of .*tiny in another version, image size or prepro"):
+        extract(choices)
+    assert len(store.shard_names(directory)) == 1
     assert len(cache.open(directory)) == 4
 
 

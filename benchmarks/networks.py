@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from extract import backbone, efficientnet_lite0
@@ -31,7 +32,9 @@ class Network:
     @cached_property
     def model(self) -> keras.Model:
         keras.utils.set_random_seed(0)
-        return self.make()
+        model = self.make()
+        _give_statistics(model)
+        return model
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -92,6 +95,16 @@ def _lite0() -> keras.Model:
             width = stage.filters
     x = _normed(keras.layers.Conv2D(1280, 1, use_bias=False)(x))
     return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+
+
+def _give_statistics(model: keras.Model) -> None:
+    """To the batch norms, as training does: with a new model's zeros and ones an optimizer leaves them out."""
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _give_statistics(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([array + random.uniform(-0.1, 0.1, array.shape) for array in layer.get_weights()])
 
 
 def _normed(x: keras.KerasTensor) -> keras.KerasTensor:

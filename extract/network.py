@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Network:
-    """The backbone, loaded."""
+class Loaded:
+    """What the network makes, where that goes, and how it is run."""
 
     made_by: store.Module
     directory: Path  # its folder in the cache
     fill: Callable[..., Filled]  # (made_by, directory, images, missing, known, distortion)
 
 
-def load(settings: Settings) -> Network:
+def load(settings: Settings) -> Loaded:
     """Loads the backbone and makes its folder in the cache ready."""
     command.import_tensorflow()
     from extract import backbone, devices, engines, fill
@@ -38,4 +38,4 @@ def load(settings: Settings) -> Network:
     made_by, directory = target.prepare(settings, network)
     # Compiled once for all versions.
     build = functools.cache(partial(engines.build, engine_name, network, names, batch_size=settings.batch_size))
-    return Network(made_by, directory, partial(fill.fill, settings, names, build))
+    return Loaded(made_by, directory, partial(fill.fill, settings, names, build))

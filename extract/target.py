@@ -96,8 +96,8 @@ def _made_by_another(directory: Path, settings: Settings) -> CacheError:
     made_by = store.module_of(directory).module
     other = f"{made_by} in another version, image size or preprocessing" if made_by == settings.module else made_by
     return CacheError(
-        f"{directory} holds bottlenecks of {other}, not of {settings.module} as it is asked for; give another --cache_dir, "
-        "or the folder above this one"
+        f"{directory} holds bottlenecks of {other}, not of {settings.module} as it is asked for; give another "
+        "--cache_dir, or the folder above this one"
     )
 
 

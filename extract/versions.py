@@ -9,7 +9,7 @@ from cache import command, store
 from cache.errors import UserError
 from extract import plan, target, view
 from extract.images import Images
-from extract.network import Network
+from extract.network import Loaded
 from extract.settings import Settings
 
 
@@ -18,7 +18,7 @@ def bring_up_to_date(
     images: Images,
     directory: Path,
     rejected: Mapping[int, store.Rejected],
-    load: Callable[[], Network],
+    load: Callable[[], Loaded],
 ) -> tuple[int, int]:
     """Does for each distorted version what `run.extract` does for the images as they are.
 
@@ -56,7 +56,7 @@ def bring_up_to_date(
     return total, reused
 
 
-def _the_same(network: Network, settings: Settings, directory: Path) -> Network:
+def _the_same(network: Loaded, settings: Settings, directory: Path) -> Loaded:
     """The network itself. Raises UserError for another than made the plain bottlenecks in `directory`."""
     if network.directory != directory:
         raise UserError(f"{settings.module} is no more the network that made {directory}; give another --cache_dir")

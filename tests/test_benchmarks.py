@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.measure import Result
+
 REPO = Path(__file__).resolve().parent.parent
 SMALLER_IS_BETTER = ("s", "MB")
 
@@ -72,11 +74,16 @@ def test_ratios_are_those_of_the_figures_turn_by_turn(small_run):
         assert result["met"] == (None if result["target"] is None else result["ratio"] >= result["target"])
 
 
-def test_a_smaller_time_is_the_better_one(small_run):
-    _, report, _ = small_run
-    units = {result["case"]: result["unit"] for result in report["results"]}
-    assert units["photos as they are"] == "images/s"
-    assert next(unit for case, unit in units.items() if case.startswith("open ")) == "s"
+@pytest.mark.parametrize(("unit", "ratio"), [("images/s", 2), ("s", 0.5), ("MB", 0.5), ("%", 2)])
+def test_less_is_better_of_time_and_memory_and_more_of_all_else(unit, ratio):
+    def result(**aim):
+        return Result("suite", "case", unit, [4, 6, 6], **aim)
+
+    beside = {"reference_name": "another", "reference": [2, 3, 3]}
+    assert result(**beside).ratios == [ratio] * 3
+    assert result(**beside, target=1).met == (ratio > 1)
+    assert result(target=5).met == (ratio > 1)
+    assert result(target=7).met == (ratio < 1)
 
 
 def test_the_table_has_a_line_for_each_result(small_run):

@@ -139,6 +139,7 @@ def _train(flags: argparse.Namespace, directory: Path) -> None:
     """Fits the layer to the bottlenecks in `directory`, and writes what the flags ask for."""
     command.import_tensorflow()
     from train import export, run
+    from train.result import final_line, tell_mistakes
 
     def show(progress: Progress, fitting: run.Fitting) -> None:
         frequency = flags.intermediate_store_frequency
@@ -174,10 +175,10 @@ def _train(flags: argparse.Namespace, directory: Path) -> None:
     export.write_checkpoint(flags.checkpoint_path, result.head)
     if flags.saved_model_dir:
         export.write_tutorial_saved_model(Path(flags.saved_model_dir), result.cache, result.head)
-    if flags.print_misclassified_test_images and result.test:
-        run.tell_mistakes(result.cache, result.test, flags.image_dir)
+    if flags.print_misclassified_test_images:
+        tell_mistakes(result, flags.image_dir)
     print(f"graph: {flags.output_graph}, labels: {flags.output_labels}, TensorBoard: {flags.summaries_dir}")
-    print(run.final_line(result))
+    print(final_line(result))
 
 
 def _print(progress: Progress) -> None:

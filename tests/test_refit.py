@@ -60,7 +60,7 @@ def test_what_is_written_says_which_head_it_is_of(both):
         metrics, page = json.loads((folder / "metrics.json").read_text()), (folder / "report.html").read_text()
         assert metrics["refitted"] == one.is_refitted
         assert ("validation accuracy before the refit" in page) == one.is_refitted
-        assert ("the last fit to training and validation images" in page) == one.is_refitted
+        assert ("fits, refitted with the validation images in" in page) == one.is_refitted
         assert one.how_fitted.endswith(" fits, refitted with the validation images") == one.is_refitted
         validated = [point["validation_accuracy"] is not None for point in metrics["curve"]]
         begins = len(without.curve)

@@ -174,7 +174,8 @@ def test_the_sweeps_grid_is_shown_whole_and_the_chosen_head_framed(trained):
     framed = [dict(attributes) for tag, attributes in page.tags if attributes.get("class") == "chosen"]
     (chosen,) = framed
     assert chosen["style"].endswith("0.55)"), "the best has the strongest colour"
-    assert "A sweep of 24 heads, up to 205 steps each" in " ".join(page.text)
+    told = "Fitted by sweep, 205 steps: learning rate 0.1, L2 0.001, class weights none chosen from 24 heads in"
+    assert told in " ".join(page.text)
 
 
 def test_the_strengths_of_lbfgs_are_a_line_and_a_table(trained):
@@ -189,18 +190,18 @@ def test_the_strengths_of_lbfgs_are_a_line_and_a_table(trained):
     assert [tag for tag, attributes in page.tags if attributes.get("class") == "chosen"] == ["td"]
     assert [tag for tag, attributes in page.tags if attributes.get("class") == "mark"] == ["circle"]
     text = " ".join(page.text)
-    assert "205 iterations of L-BFGS along 3 strengths of L2" in text
+    assert "Fitted by lbfgs, 205 iterations: L2 0.001 chosen from 3 fits in" in text
     assert "the least cross entropy on them, in which all classes count alike." in text
     assert "iteration 205" in text
     assert " steps" not in text
     assert " step " not in text
 
 
-def test_a_fit_of_another_weighting_is_no_further_strength(trained):
+def test_where_weightings_differ_the_chosen_one_is_told(trained):
     grid = [replace(trial, class_weights="none") for trial in strengths()]
     grid.append(replace(grid[1], class_weights="balanced", chosen=False))
     text = " ".join(Page(report.html(with_solver(trained, "lbfgs", grid))).text)
-    assert "205 iterations of L-BFGS along 3 strengths of L2" in text
+    assert "Fitted by lbfgs, 205 iterations: L2 0.001, class weights none chosen from 4 fits in" in text
     assert "The framed one has the least cross entropy on them." in text
 
 

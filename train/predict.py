@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cache import command
 from cache.bar import bar
 from cache.errors import UserError
-from train.report import printable
+from train.markup import printable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from train import summaries
 
 if TYPE_CHECKING:
-    from train.run import Point
+    from train.result import Point
     from train.solvers import Progress
 
 LINES = 10  # of progress in a run, where no terminal shows a bar

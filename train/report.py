@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from train.evaluate import Calibration, Evaluation
-    from train.run import Result
+    from train.result import Result
     from train.trial import Trial
 
 WORST = 25  # mistakes that the report shows, of the classifier's surest
@@ -46,8 +46,8 @@ def html(result: Result) -> str:
     sections.append(section("Settings", _settings(result)))
     train, validation, testing = (f"{count:,}" for count in result.counts)
     summary = (
-        f"{len(labels)} classes, {train} images to train on, {validation} to validate and {testing} to test "
-        f"with, on bottlenecks of {result.cache.module.module}. {_effort(result)} in {result.seconds:.1f} s."
+        f"{len(labels)} classes, {train} images to train on, {validation} to validate and {testing} to test with, on "
+        f"bottlenecks of {result.cache.module.module}. Fitted by {result.how_fitted} in {result.seconds:.1f} s."
     )
     title = f"Final test accuracy {test.accuracy:.1%}" if test else "No test images"
     return page(title, summary, "\n".join(sections))
@@ -119,19 +119,6 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         when = " before the refit" if result.is_refitted else ""
         found.append((f"validation accuracy{when}", f"{result.validation.accuracy:.1%}"))
     return found
-
-
-def _effort(result: Result) -> str:
-    """What the solver did."""
-    done = f"{result.curve[-1].step:,}" if result.curve else "0"
-    if result.settings.solver == "lbfgs":
-        strengths = len({trial.l2 for trial in result.grid})
-        along = f" along {strengths} strengths of L2" if strengths > 1 else ""
-        last = ", the last fit to training and validation images," if result.is_refitted else ""
-        return f"{done} iterations of L-BFGS{along}{last}"
-    if result.settings.solver == "sweep":
-        return f"A sweep of {len(result.grid)} heads, up to {done} steps each,"
-    return f"{done} steps"
 
 
 def _curves(result: Result) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,33 +16,14 @@ from cache import command, reader, verify
 from cache.errors import CacheError, UserError
 from cache.reader import Cache
 from train import interrupted, photos, report, split
+from train.markup import printable
+from train.result import Point, Result, final_line, tell_mistakes
 from train.settings import TrainSettings
 from train.split import Split
-from train.trial import Trial
 
 if TYPE_CHECKING:
-    from train.evaluate import Evaluation
-    from train.head import Head
     from train.solvers import Progress
     from train.stream import Images
-
-
-@dataclass(frozen=True)
-class Point:
-    """The learning curves after `step` steps: on the last training batch (all training images with lbfgs), and on
-    validation images."""
-
-    step: int
-    train_accuracy: float
-    train_cross_entropy: float
-    validation_accuracy: float | None = None  # None: no image fell into the validation set, or these train, too
-    validation_cross_entropy: float | None = None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Point:
-        """From the five numbers as floats, NaN for None."""
-        step, *others = values
-        return cls(int(step), *(None if np.isnan(value) else value for value in others))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -53,41 +33,6 @@ class Fitting:
     cache: Cache
     data: str  # `interrupted.digest` of what it is fitted on
     curve: list[Point]  # so far
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run of training found."""
-
-    settings: TrainSettings
-    cache: Cache
-    head: Head
-    counts: tuple[int, int, int]  # images that train, validate and test
-    curve: Sequence[Point]
-    seconds: float  # that the solver took, validation included
-    validation: Evaluation | None = field(repr=False)  # on the whole validation set; None: it is empty
-    is_refitted: bool  # to the validation images, too: `validation` is that of the head before
-    test: Evaluation | None = field(repr=False)  # None: the test set is empty
-    sets: np.ndarray = field(repr=False)  # uint8 [N], what each image is for; see `split`
-    grid: Sequence[Trial] = ()  # the heads that it chose among; empty: it fitted one
-    exports: Mapping[str, Any] = field(default_factory=dict)  # by file, what was asked for beside the SavedModel
-
-    @property
-    def how_fitted(self) -> str:
-        """In words, such as `lbfgs, 45 iterations: L2 0.01 chosen from 7 fits`."""
-        solver, steps = self.settings.solver, self.curve[-1].step
-        chosen = next((trial for trial in self.grid if trial.chosen), None)
-        refitted = ", refitted with the validation images" if self.is_refitted else ""
-        if solver == "sweep" and chosen:
-            of = f"learning rate {chosen.learning_rate:g}, L2 {chosen.l2:g}, class weights {chosen.class_weights}"
-            return f"sweep, {steps:,} steps: {of} chosen from {len(self.grid)} heads"
-        if solver == "lbfgs" and chosen:
-            weighted = (
-                f", class weights {chosen.class_weights}" if len({t.class_weights for t in self.grid}) > 1 else ""
-            )
-            others = f" chosen from {len(self.grid)} fits" if len(self.grid) > 1 else ""
-            return f"lbfgs, {steps:,} iterations: L2 {chosen.l2:.2g}{weighted}{others}{refitted}"
-        return f"sgd, {steps:,} steps"
 
 
 def train(settings: TrainSettings) -> Result:
@@ -133,7 +78,7 @@ def fit(
     state, fitting = None, Fitting(cache, interrupted.digest(cache, sets, versions, refits), [])
     if settings.resume:
         state, points = interrupted.load(settings.output_dir, settings, fitting.data)
-        fitting.curve.extend(Point.of(point) for point in points.tolist())
+        fitting.curve.extend(Point.of_numbers(numbers) for numbers in points.tolist())
     if "int8" in (settings.tflite or ()):
         photos.samples(cache, np.flatnonzero(sets == split.TRAIN), settings.seed)  # raises now, not after the training
     for each_cache in (opened, *versions):  # damage would make a worse classifier, and nobody would know
@@ -166,44 +111,27 @@ def fit(
             if settings.solver != "sgd" or progress.step % settings.eval_step_interval == 0 or progress.is_last:
                 if fitting.curve and fitting.curve[-1].step == progress.step:
                     fitting.curve.pop()
-                fitting.curve.append(_point(progress))
+                fitting.curve.append(Point.of(progress))
                 watch.show(fitting.curve[-1], progress)
             if each:
                 each(progress, fitting)
     result = Result(
-        settings,
-        cache,
-        progress.head,
-        (int(np.count_nonzero(sets == split.TRAIN)), len(validation), len(test)),
-        fitting.curve,
-        time.monotonic() - began,
-        evaluate.evaluate(progress.validated or progress.head, validation),
-        progress.validated is not None,
-        evaluate.evaluate(progress.head, _test_images(test, settings)),
-        sets,
-        progress.grid,
+        settings=settings,
+        cache=cache,
+        head=progress.head,
+        counts=(int(np.count_nonzero(sets == split.TRAIN)), len(validation), len(test)),
+        curve=fitting.curve,
+        seconds=time.monotonic() - began,
+        validation=evaluate.evaluate(progress.validated or progress.head, validation),
+        is_refitted=progress.validated is not None,
+        test=evaluate.evaluate(progress.head, _test_images(test, settings)),
+        sets=sets,
+        grid=progress.grid,
     )
     summaries.conclude(result)
-    if settings.print_misclassified_test_images and result.test:
-        tell_mistakes(cache, result.test)
+    if settings.print_misclassified_test_images:
+        tell_mistakes(result)
     return result
-
-
-def final_line(result: Result) -> str:
-    """The tutorial's last line, or why it cannot be told."""
-    if result.test is None:
-        return (
-            "Final test accuracy cannot be told: no image fell into the test set; raise --testing_percentage "
-            "or add images"
-        )
-    return f"Final test accuracy = {result.test.accuracy:.1%} (N={result.test.count})"
-
-
-def tell_mistakes(cache: Cache, test: Evaluation, folder: str = "") -> None:
-    """Prints the path, below `folder`, and the predicted label of each image that is taken for another class's."""
-    print("Misclassified test images:")
-    for row, label_id in zip(test.mistakes, test.predicted, strict=True):
-        print(f"{report.printable(os.path.join(folder, cache.paths[row]))}  {cache.labels[label_id]}")
 
 
 def _split(cache: Cache, settings: TrainSettings) -> tuple[Cache, Split]:
@@ -224,7 +152,7 @@ def _split(cache: Cache, settings: TrainSettings) -> tuple[Cache, Split]:
         print("warning: no image fell into the validation set; training goes on without", file=sys.stderr)
     print(
         f"{len(found.labels)} classes, {training + validation + test:,} images: {training:,} train, "
-        f"{validation:,} validate, {test:,} test; split by {report.printable(found.how)}"
+        f"{validation:,} validate, {test:,} test; split by {printable(found.how)}"
     )
     return replace(cache, index=replace(cache.index, labels=found.labels, label_ids=found.label_ids)), found
 
@@ -243,16 +171,10 @@ def _test_images(images: Images, settings: TrainSettings) -> Images:
     return replace(images, rows=generator.choice(images.rows, settings.test_batch_size, replace=False))
 
 
-def _point(progress: Progress) -> Point:
-    train, validation = (progress.step, progress.accuracy, progress.cross_entropy), progress.validation
-    return Point(*train, validation.accuracy, validation.cross_entropy) if validation else Point(*train)
-
-
 def _save(settings: TrainSettings, progress: Progress, fitting: Fitting) -> str:
     """Saves what was reached; says where it is and how to go on."""
     # From where the solver goes on, which with lbfgs is where the strength began.
-    curve = [astuple(point) for point in fitting.curve if point.step <= int(progress.state["step"])]
-    points = [[np.nan if value is None else value for value in point] for point in curve]
+    points = [point.numbers for point in fitting.curve if point.step <= int(progress.state["step"])]
     try:
         path = interrupted.save(settings.output_dir, settings, fitting.data, progress, points)
     except OSError as error:

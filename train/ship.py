@@ -9,7 +9,7 @@ import numpy as np
 from train import export, lite, photos, split
 
 if TYPE_CHECKING:
-    from train.run import Result
+    from train.result import Result
 
 FROZEN_GRAPH = "frozen_graph.pb"
 LITE = {name: f"classifier_{name}.tflite" for name in ("float16", "int8")}

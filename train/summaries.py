@@ -33,7 +33,7 @@ from train.evaluate import Evaluation
 from train.markup import printable
 
 if TYPE_CHECKING:
-    from train.run import Result
+    from train.result import Result
 
 SAMPLE = 2000  # bottlenecks that the projector gets: what it turns smoothly in a browser
 
@@ -87,8 +87,7 @@ def histograms(to: Writer, step: int, values: Mapping[str, np.ndarray]) -> None:
 def conclude(result: Result) -> None:
     """Writes what there is to see at the end: the test's numbers and confusion matrix, and the bottlenecks."""
     settings = result.settings
-    step = result.curve[-1].step if result.curve else 0
-    _evaluation(settings.logs_dir / "test", step, result.test, result.cache.labels)
+    _evaluation(settings.logs_dir / "test", result.steps, result.test, result.cache.labels)
     rows = np.flatnonzero(result.sets != split.LEFT_OUT)
     _projector(settings.logs_dir / "train", result.cache, rows, np.random.default_rng([settings.seed, 4]))
 

@@ -95,7 +95,7 @@ def _of_split(
         parts = Images(cache, training), Images(cache, validation)
         problem = solvers.Problem(*parts, settings, "/CPU:0", Images(cache, together))
         last = deque(solvers.solve(problem), 1).pop()
-        for ours, head in ((name, last.head), ("--no_refit", last.validated)):
+        for ours, head in ((name, last.head), ("--no_refit", last.head_before_refit)):
             if head:
                 evaluation = evaluate.evaluate(head, Images(cache, test))
                 assert evaluation is not None

@@ -176,15 +176,17 @@ def test_the_last_fit_changes_nothing_of_what_was_chosen(opened):
     problem = problem_of(opened, solver="lbfgs")
     plain, found = list(solvers.solve(problem)), list(solvers.solve(with_a_last_fit(problem)))
     before, refit = found[: len(plain)], found[len(plain) :]
-    assert [(p.step, p.validation, p.validated) for p in before] == [(p.step, p.validation, None) for p in plain]
+    assert [(p.step, p.validation, p.head_before_refit) for p in before] == [
+        (p.step, p.validation, None) for p in plain
+    ]
     assert [p.step for p in refit] == [*range(before[-1].step + 1, refit[-1].step + 1), refit[-1].step]
     assert [p.is_last for p in found] == [False] * (len(found) - 1) + [True]
     for progress in refit:
         assert progress.grid == plain[-1].grid
         assert progress.validation is None, "images that train judge nothing"
-        assert_same_head(progress.validated, plain[-1].head)
+        assert_same_head(progress.head_before_refit, plain[-1].head)
         # Until it is done, the run would end with the head that was judged.
-        assert progress.is_last or progress.head is progress.validated
+        assert progress.is_last or progress.head is progress.head_before_refit
     # It begins where the chosen fit ended, which is close: no iteration is worse.
     chosen = evaluate(plain[-1].head, Images(opened, np.arange(len(opened))))
     assert all(progress.cross_entropy < 1.02 * chosen.cross_entropy for progress in refit)
@@ -202,9 +204,9 @@ def test_a_last_fit_that_has_nothing_to_do_is_told_as_one(opened):
 def test_a_last_fit_that_was_stopped_begins_anew(opened):
     problem = with_a_last_fit(problem_of(opened, solver="lbfgs"))
     whole = list(solvers.solve(problem))
-    refit = [progress for progress in whole if progress.validated]
+    refit = [progress for progress in whole if progress.head_before_refit]
     for stopped in (whole[len(whole) - len(refit) - 1], refit[0], refit[-2]):
         went_on = list(solvers.solve(problem, stopped.state))
         assert [progress.step for progress in went_on] == [progress.step for progress in refit]
         assert_same_head(went_on[-1].head, whole[-1].head, 1e-6)
-        assert_same_head(went_on[-1].validated, whole[-1].validated, 1e-6)
+        assert_same_head(went_on[-1].head_before_refit, whole[-1].head_before_refit, 1e-6)

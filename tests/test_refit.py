@@ -150,7 +150,7 @@ def test_a_run_that_was_stopped_in_its_last_fit_goes_on_to_the_same_end(both, tm
     def stopped(some, each):
         def keep(progress, fitting):
             each(progress, fitting)
-            if progress.validated and progress.step > without.curve[-1].step + 2:
+            if progress.head_before_refit and progress.step > without.curve[-1].step + 2:
                 raise KeyboardInterrupt
 
         return fit(some, keep)

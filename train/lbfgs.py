@@ -97,7 +97,7 @@ def _fit(
     problem: Problem, objective: _Objective, validation: Passes, l2: float, balanced: bool, state: State
 ) -> Iterator[Progress]:
     """The iterations of one fit; only the last one's state and grid have it in them."""
-    importance = _told(problem, problem.validation)
+    importance = _importance(problem, problem.validation)
     step, is_along = int(state["step"]), balanced == problem.settings.balanced
     for iterate in objective.minimise(state["last" if is_along else "best"], l2, balanced):
         reached = objective.head(iterate.flat)
@@ -122,9 +122,9 @@ def _balance(images: Images) -> np.ndarray:
     return len(images) / max(1, int(np.count_nonzero(counts))) / np.maximum(counts, 1)
 
 
-def _told(problem: Problem, images: Images) -> np.ndarray:
-    """The importance of an image of each class in the cross entropies that are told and compared, float64 [C]: the
-    same for all fits, however these weight the classes."""
+def _importance(problem: Problem, images: Images) -> np.ndarray:
+    """That of an image of each class in the cross entropies that are told and compared, float64 [C]: the same for all
+    fits, however these weight the classes."""
     balance = _balance(images)
     return balance if problem.settings.class_weights == "balanced" else np.ones(len(balance))
 
@@ -147,7 +147,7 @@ def _grid(trials: np.ndarray) -> list[Trial]:
 class _Iterate:
     flat: np.ndarray  # float64 [D C + C], as the objective takes it
     accuracy: float  # on the training images
-    cross_entropy: float  # weighted as `_told` does
+    cross_entropy: float  # weighted as `_importance` says
     is_last: bool = False  # then it is the one before it once more
 
 
@@ -162,7 +162,7 @@ class _Objective:
         self._device, self._passes = problem.device, stream.passes(images, problem.device)
         self._shape = images.cache.module.dimension, len(images.cache.labels)
         self._count = len(images)
-        self._balance, self._told = _balance(images), _told(problem, images)
+        self._balance, self._importance = _balance(images), _importance(problem, images)
         counts = np.bincount(images.label_ids)
         self.weightings_differ = len(np.unique(counts[counts > 0])) > 1
         sums = [tf.reduce_sum(tf.cast(block, tf.float32), axis=0).numpy() for block, _ in next(self._passes)]
@@ -230,7 +230,7 @@ class _Objective:
             for bottlenecks, label_ids in next(self._passes):
                 if self._stopped.is_set():
                     raise InterruptedError
-                part = _add_up(now.weights, now.biases, class_weights, self._told, bottlenecks, label_ids)
+                part = _add_up(now.weights, now.biases, class_weights, self._importance, bottlenecks, label_ids)
                 sums += part[0].numpy()
                 for_weights += part[1].numpy()
                 for_biases += part[2].numpy()
@@ -249,21 +249,22 @@ def _add_up(
     weights: tf.Tensor,
     biases: tf.Tensor,
     class_weights: tf.Tensor,
-    told: tf.Tensor,
+    importance: tf.Tensor,
     bottlenecks: tf.Tensor,
     label_ids: tf.Tensor,
 ) -> tuple[tf.Tensor, ...]:
-    """Over a block, summed up: the cross entropy weighted in both ways and the images whose top-1 class is theirs,
-    float64 [3], and the gradient of the first.
+    """Over a block, summed up: the cross entropy weighted by `class_weights` [C] and by `importance` [C] and the images
+    whose top-1 class is theirs, float64 [3], and the gradient of the first.
 
     What float32 would round in the sums, line searches would take for slopes: all but the products is in float64.
     """
     bottlenecks = tf.cast(bottlenecks, tf.float32)
     scores = tf.cast(head.logits(weights, biases, bottlenecks), tf.float64)
     losses, error = head.loss(scores, label_ids)
-    importance = tf.gather(class_weights, label_ids)
-    error *= importance[:, tf.newaxis]
+    weights_of_images = tf.gather(class_weights, label_ids)
+    error *= weights_of_images[:, tf.newaxis]
     for_weights = tf.matmul(bottlenecks, tf.cast(error, tf.float32), transpose_a=True)
     hits = tf.cast(head.hits(scores, label_ids), tf.float64)
-    sums = tf.tensordot(importance, losses, 1), tf.tensordot(tf.gather(told, label_ids), losses, 1), hits
-    return tf.stack(sums), for_weights, tf.reduce_sum(error, axis=0)
+    minimised = tf.tensordot(weights_of_images, losses, 1)
+    told = tf.tensordot(tf.gather(importance, label_ids), losses, 1)
+    return tf.stack([minimised, told, hits]), for_weights, tf.reduce_sum(error, axis=0)

@@ -42,7 +42,7 @@ class Watch:
         if self._histograms.due(progress):
             layer = {"weights": progress.head.weights, "biases": progress.head.biases}
             summaries.histograms(self._train, point.step, layer)
-        train, refits = f"{point.train_accuracy:.1%}", progress.validated is not None
+        train, refits = f"{point.train_accuracy:.1%}", progress.head_before_refit is not None
         if not self._bar.disable:
             self._bar.total = progress.steps
             validation = "trains, too" if refits else _percent(point.validation_accuracy)
@@ -79,7 +79,7 @@ class _Rhythm:
 
     def due(self, progress: Progress) -> bool:
         done = len(progress.grid) if self._open else progress.step * self._times // (progress.steps or 1)
-        due = progress.is_last if progress.validated else done > self._done
+        due = progress.is_last if progress.head_before_refit else done > self._done
         self._done = done
         return due
 

@@ -43,7 +43,7 @@ class Progress:
     head: Head = field(repr=False)  # the best so far, with which the run would end here
     grid: Sequence[Trial] = field(repr=False)  # what it was chosen from; empty where nothing is chosen
     state: State = field(repr=False)
-    validated: Head | None = field(default=None, repr=False)  # in the last fit: the best head before it
+    head_before_refit: Head | None = field(default=None, repr=False)  # in lbfgs's last fit: what was judged before it
 
     @property
     def is_last(self) -> bool:

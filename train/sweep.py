@@ -87,7 +87,7 @@ def sweep(problem: Problem, state: State | None, trials: Sequence[Trial] | None 
         reached = {"step": np.array(done), "weights": weights, "biases": biases, "found": found.copy(), "alive": alive}
         reached["number"] = np.array(number)
         reached |= {"best_weights": best.weights, "best_biases": best.biases}
-        yield Progress(done, steps, *training, scores[leader], best, _told(trials, found, number), reached)
+        yield Progress(done, steps, *training, scores[leader], best, _validated(trials, found, number), reached)
 
 
 def _importance(images: stream.Images, trials: Sequence[Trial]) -> np.ndarray:
@@ -104,7 +104,7 @@ def _heads(weights: np.ndarray, biases: np.ndarray, kept: Sequence[int] | np.nda
     return Head(chosen[0].reshape(len(weights), -1), chosen[1].reshape(-1))
 
 
-def _told(trials: Sequence[Trial], found: np.ndarray, best: int) -> list[Trial]:
+def _validated(trials: Sequence[Trial], found: np.ndarray, best: int) -> list[Trial]:
     """The trials with their best validation accuracy and cross entropy, `found` [K, 2]; NaN where they diverged.
 
     The one at `best` is chosen.

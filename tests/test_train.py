@@ -398,7 +398,7 @@ def tell(module, *arguments):
         (["--validation_batch_size", "0"], "or -1 for all"),
         (["--learning_rate", "-1"], "a number above 0"),
         (["--how_many_training_steps", "many"], "'many'"),
-        (["--seed", "-1"], "--seed: '-1' is not a whole number of 0 or more"),
+        (["--seed", "-1"], "--seed: '-1' is not a whole number from 0 to"),
         (["--testing_percentage", "60", "--validation_percentage", "50"], "their sum must be below 100"),
         (["--testing_percentage", "101"], "a number from 0 to 100"),
         (["--nonsense", "1"], "-h"),

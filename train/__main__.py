@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 from pathlib import Path
@@ -119,7 +118,7 @@ def parser() -> command.Parser:
     )
     add(
         "--seed",
-        type=_seed,
+        type=command.natural,
         default=0,
         help="of the first weights and all draws; the same seed repeats a run",
     )
@@ -181,12 +180,6 @@ def main(arguments: list[str] | None = None) -> None:
     from train import run
 
     run.train(run.TrainSettings(**vars(flags)))
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ import tensorflow as tf
 
 from cache import thumbnails
 from cache.reader import Cache
+from cache.thumbnails import SIDE
 from train import photos
-
-SIDE = 96  # pixels, of a picture's longer side
 
 # The orientation in a JPEG's EXIF block, for either byte order: the first directory's entries of 12 bytes, up to
 # the one with tag 0x0112, type 3 (short), count 1 (EXIF 2.32, section 4.6). The block stands at the file's start.
@@ -44,8 +43,10 @@ def _from_photo(content: bytes | None) -> bytes | None:
 def _shrink(content: bytes) -> bytes:
     """Raises tf.errors.OpError for what is no image."""
     image = _upright(_decode(content), _orientation(content))
-    if max(image.shape) > SIDE:
-        shrunk = tf.image.resize(image, (SIDE, SIDE), preserve_aspect_ratio=True, antialias=True)
+    longer = max(image.shape)
+    if longer > SIDE:
+        size = [max(1, round(side * SIDE / longer)) for side in image.shape[:2]]  # a line stays one
+        shrunk = tf.image.resize(image, size, antialias=True)
         image = tf.cast(tf.round(tf.clip_by_value(shrunk, 0, 255)), tf.uint8)
     return tf.io.encode_jpeg(image, quality=85).numpy()
 

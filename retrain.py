@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cache import command
 from cache.errors import UserError
+from train.names import tensor_name
 
 INCEPTION = "inception_v3"
 VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
@@ -66,7 +67,7 @@ def parser() -> command.Parser:
     add("--output_labels", type=_path, default="/tmp/output_labels.txt", help="gets the labels, one a line")
     add(
         "--final_tensor_name",
-        type=command.tensor_name,
+        type=tensor_name,
         default="final_result",
         help="name of the softmax output in the frozen graph",
     )

@@ -8,7 +8,6 @@ import importlib
 import io
 import math
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -152,15 +151,6 @@ def path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("an empty path; name a file or folder")
     return os.path.expanduser(text)  # which the shell leaves to us in --flag=~/folder
-
-
-def tensor_name(text: str) -> str:
-    """The name of a frozen graph's output, which no other operation of it has."""
-    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no tensor name; use letters, digits, _ . / -")
-    if text.split("/")[0] in ("Placeholder", "network"):
-        raise argparse.ArgumentTypeError(f"{text!r} is taken in the graph; choose another name")
-    return text
 
 
 def percentage(text: str) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cache import command
 from cache.errors import UserError
+from train.names import tensor_name
 from train.settings import SOLVERS
 
 
@@ -143,7 +144,7 @@ def parser() -> command.Parser:
     add("--frozen_graph", action="store_true", help="write frozen_graph.pb too, as TensorFlow's old tutorial does")
     add(
         "--final_tensor_name",
-        type=command.tensor_name,
+        type=tensor_name,
         default="final_result",
         help="name of the softmax output in the frozen graph",
     )

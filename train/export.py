@@ -21,6 +21,7 @@ from cache.errors import CacheError, UserError
 from cache.reader import Cache
 from train import trusted
 from train.head import Head
+from train.names import NETWORK, PLACEHOLDER
 
 LABELS_ASSET = Path("assets.extra", "labels.txt")  # below a SavedModel: where TensorFlow has others put their files
 
@@ -85,23 +86,23 @@ def write_frozen_graph(path: Path, cache: Cache, head: Head, final_tensor_name: 
     """
     backbone = load_backbone(cache)
 
-    @tf.function(input_signature=[_batch_spec(cache, "Placeholder")], autograph=False)
+    @tf.function(input_signature=[_batch_spec(cache, PLACEHOLDER)], autograph=False)
     def classify(images: tf.Tensor) -> tf.Tensor:
         return probabilities(backbone, head, images)
 
     frozen = convert_variables_to_constants_v2(classify.get_concrete_function(), aggressive_inlining=True)
     with tf.Graph().as_default() as graph:
         # Imported beneath a scope of its own, no operation of the backbone can hold the name that was asked for.
-        placeholder = tf.compat.v1.placeholder(tf.float32, frozen.inputs[0].shape, "Placeholder")
+        placeholder = tf.compat.v1.placeholder(tf.float32, frozen.inputs[0].shape, PLACEHOLDER)
         (scores,) = tf.import_graph_def(
             frozen.graph.as_graph_def(),
             {frozen.inputs[0].name: placeholder},
             [frozen.outputs[0].name],
-            "network",
+            NETWORK,
         )
         tf.identity(scores, name=final_tensor_name)
     graph_def = graph.as_graph_def()
-    replaced = f"network/{frozen.inputs[0].op.name}"  # its own placeholder, which nothing reads any more
+    replaced = f"{NETWORK}/{frozen.inputs[0].op.name}"  # its own placeholder, which nothing reads any more
     graph_def.node.remove(next(node for node in graph_def.node if node.name == replaced))
     write_file(path, graph_def.SerializeToString())
 

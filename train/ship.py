@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from train import export, lite, photos, split
+from train.names import PLACEHOLDER
 
 if TYPE_CHECKING:
     from train.result import Result
@@ -27,7 +28,7 @@ def ship(result: Result) -> dict[str, Any]:
         path = settings.output_dir / FROZEN_GRAPH
         export.write_frozen_graph(path, cache, head, settings.final_tensor_name)
         told[path.name] = {"output": settings.final_tensor_name, "bytes": path.stat().st_size}
-        print(f"{path.name}: Placeholder takes images, {settings.final_tensor_name} has the probabilities")
+        print(f"{path.name}: {PLACEHOLDER} takes images, {settings.final_tensor_name} has the probabilities")
     if not settings.tflite:
         return told
     training, test = (np.flatnonzero(result.sets == name) for name in (split.TRAIN, split.TEST))

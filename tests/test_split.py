@@ -17,31 +17,46 @@ from extract.images import normalise
 from train import split
 
 PATHS = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1), max_size=30)
-SHARES = st.floats(0, 50)
+SHARES = st.floats(0, 49)
 
 
 def by_the_book(path: str, testing_percentage: float, validation_percentage: float) -> int:
     """The rule as the tutorial writes it, one path at a time."""
-    stem = re.sub(r"_nohash_.*$", "", path)
-    hashed = int(hashlib.sha1(stem.encode()).hexdigest(), 16)
-    percentage = (hashed % (2**27)) * (100.0 / (2**27 - 1))
+    percentage = hashed(re.sub(r"_nohash_.*$", "", path))
     if percentage < validation_percentage:
         return split.VALIDATION
     return split.TEST if percentage < testing_percentage + validation_percentage else split.TRAIN
 
 
+def all_by_the_book(paths, testing_percentage, validation_percentage):
+    return np.array([by_the_book(path, testing_percentage, validation_percentage) for path in paths], np.uint8)
+
+
+def hashed(path):
+    return int(hashlib.sha1(path.encode()).hexdigest(), 16) % 2**27 * (100.0 / (2**27 - 1))
+
+
+# With shares of 98% together it trains: beside it no other image of its class has to.
+TRAINS = next(path for path in map(str, itertools.count()) if hashed(path) > 98)
+
+
+def by_hash(paths, testing, validation):
+    """The parts of images of one class, uint8 [N]."""
+    paths = [*paths, TRAINS]
+    label_ids, sets = np.zeros(len(paths), np.int32), np.full(len(paths), split.TRAIN, np.uint8)
+    return split.hold_back(sets, Strings.of(paths), ["all"], label_ids, testing, validation)[:-1]
+
+
 @given(PATHS, SHARES, SHARES)
 def test_the_rule_is_the_tutorials(paths, testing, validation):
-    expected = [by_the_book(path, testing, validation) for path in paths]
-    assert split.assign(paths, testing, validation).tolist() == expected
-    assert split.assign([path.encode() for path in paths], testing, validation).tolist() == expected
+    np.testing.assert_array_equal(by_hash(paths, testing, validation), all_by_the_book(paths, testing, validation))
 
 
 @given(PATHS, PATHS, SHARES, SHARES)
 def test_new_images_move_none(paths, more, testing, validation):
-    before = dict(zip(paths, split.assign(paths, testing, validation), strict=True))
+    before = dict(zip(paths, by_hash(paths, testing, validation), strict=True))
     together = more + paths
-    after = dict(zip(together, split.assign(together, testing, validation), strict=True))
+    after = dict(zip(together, by_hash(together, testing, validation), strict=True))
     assert {path: after[path] for path in paths} == before
 
 
@@ -49,19 +64,19 @@ def test_new_images_move_none(paths, more, testing, validation):
 def test_photos_of_one_object_stay_together(objects, endings, testing, validation):
     for stem in objects:
         photos = [f"{stem}_nohash_{ending}.jpg" for ending in endings]
-        assert len(set(split.assign(photos, testing, validation))) == 1
+        assert len(set(by_hash(photos, testing, validation))) == 1
 
 
 @given(PATHS, SHARES, SHARES, SHARES)
 def test_a_larger_validation_share_takes_no_validation_image_away(paths, testing, smaller, larger):
     smaller, larger = sorted((smaller, larger))
-    before, after = (split.assign(paths, testing, validation) for validation in (smaller, larger))
+    before, after = (by_hash(paths, testing, validation) for validation in (smaller, larger))
     assert (after[before == split.VALIDATION] == split.VALIDATION).all()
 
 
 def test_the_percentages_are_reached():
     # 20,000 independent draws: five standard deviations of a share p are 5 sqrt(p (1 - p) / 20000).
-    sets = split.assign((f"class/{i}.jpg" for i in range(20_000)), 10, 25)
+    sets = by_hash([f"class/{i}.jpg" for i in range(20_000)], 10, 25)
     for name, share in ((split.TEST, 0.10), (split.VALIDATION, 0.25), (split.TRAIN, 0.65)):
         assert abs((sets == name).mean() - share) < 5 * (share * (1 - share) / 20_000) ** 0.5
 
@@ -126,7 +141,7 @@ def test_of_many_small_classes_a_warning_names_ten(capsys):
 def test_every_class_keeps_an_image_to_train_on_and_nothing_else_moves(images, testing, validation):
     paths = [f"{label}/{number}.jpg" for label, number in images] + ["d/1.jpg", "e/1.jpg"]
     found, _ = of_paths(paths, "hash", testing, validation)
-    by_the_hash = split.assign(paths, testing, validation)
+    by_the_hash = all_by_the_book(paths, testing, validation)
     of_class = np.array(classes(found))
     for label in found.labels:
         inside = of_class == label
@@ -143,10 +158,6 @@ def held_back(label, count, percentage=10):
     """Paths of the class that the hash holds back all, lowest hash first."""
     hashes = {path: hashed(path) for path in many(label, 500)}
     return sorted((path for path in hashes if hashes[path] < percentage), key=hashes.__getitem__)[:count]
-
-
-def hashed(path):
-    return int(hashlib.sha1(path.encode()).hexdigest(), 16) % 2**27 * 100 / (2**27 - 1)
 
 
 def test_a_class_that_the_hash_would_hold_back_whole_trains_on_its_highest(capsys):
@@ -216,11 +227,11 @@ def test_a_part_without_a_folder_is_held_back_from_training():
     found, parts = of_paths(paths, "auto", testing=30, validation=20)
     train = [path for path in paths if path.startswith("train")]
     assert {parts[path] for path in paths if path not in train} == {split.TEST}
-    assert [parts[path] for path in train] == split.assign(train, 0, 20).tolist()
+    assert [parts[path] for path in train] == all_by_the_book(train, 0, 20).tolist()
     assert found.how == "folders, validation by hash"
 
     found, parts = of_paths(train, "auto", testing=30, validation=20)
-    assert [parts[path] for path in train] == split.assign(train, 30, 20).tolist()
+    assert [parts[path] for path in train] == all_by_the_book(train, 30, 20).tolist()
     assert found.how == "folders, validation and test by hash"
 
 
@@ -248,7 +259,7 @@ def test_only_training_images_are_moved_back_to_training():
 def test_other_folders_are_classes(paths, capsys):
     found, parts = of_paths(paths, "auto")
     assert found.how == "hash"
-    assert list(parts.values()) == split.assign(paths, 10, 10).tolist()
+    assert list(parts.values()) == all_by_the_book(paths, 10, 10).tolist()
     assert classes(found) == [normalise(path.rpartition("/")[0]) for path in paths]
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="--split folders: "):
@@ -258,7 +269,7 @@ def test_other_folders_are_classes(paths, capsys):
 def test_the_hash_can_be_asked_for_where_folders_would_do():
     paths = laid_out("train", "test")
     found, parts = of_paths(paths, "hash")
-    assert list(parts.values()) == split.assign(paths, 10, 10).tolist()
+    assert list(parts.values()) == all_by_the_book(paths, 10, 10).tolist()
     assert list(found.labels) == ["test roses", "test wild red tulips", "train roses", "train wild red tulips"]
 
 
@@ -338,7 +349,7 @@ def test_a_part_that_a_file_lacks_is_held_back_from_its_training_images(tmp_path
     found, parts = of_paths(paths, tmp_path / "parts.csv", testing=40, validation=30)
     assert found.how == f"{tmp_path / 'parts.csv'}, validation by hash"
     train = [path for path in paths[1:] if "7" not in path]
-    assert [parts[path] for path in train] == split.assign(train, 0, 30).tolist()
+    assert [parts[path] for path in train] == all_by_the_book(train, 0, 30).tolist()
     assert parts[paths[0]] == split.LEFT_OUT
 
 

@@ -13,6 +13,7 @@ from cache import command, store
 from cache.errors import CacheError, UserError
 from tests import small_cache
 from tests.problems import softmax, vectors_of
+from tests.test_split import by_the_book
 from train import evaluate, head, run, split, stream
 from train.__main__ import main
 from train.settings import SOLVERS
@@ -429,7 +430,7 @@ def test_errors_of_folders_are_one_line_and_need_no_tensorflow(cache_dir, tmp_pa
 def test_a_class_of_one_image_trains(tmp_path, capsys):
     cache_dir = small_cache.make(tmp_path, counts=(50, 50, 1))
     only = "red things/000.png"
-    share = float(next(p for p in range(30, 100) if split.assign([only], p, 0) == split.TEST))
+    share = float(next(p for p in range(30, 100) if by_the_book(only, p, 0) == split.TEST))
     result = run.fit(quick(cache_dir, tmp_path / "out", testing_percentage=share, validation_percentage=0.0))
     assert result.test.confusion.sum(axis=1)[2] == 0
     assert "so one trains: 'red things'" in capsys.readouterr().err

@@ -100,8 +100,7 @@ def evaluate(head: Head, images: Images) -> Evaluation | None:
 def _predict(head: Head, bottlenecks: np.ndarray, label_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each bottleneck [m, D]: the top-1 class int32 [m], its probability [m], the cross entropy [m].
 
-    Plain numpy: on the hundred images behind a point of the learning curve, a call of a graph would cost more
-    than the arithmetic, and on a whole set reading the shards costs more.
+    Plain numpy: reading the shards costs more than this arithmetic.
     """
     scores = bottlenecks.astype(np.float32, copy=False) @ head.weights + head.biases
     predicted = scores.argmax(axis=1).astype(np.int32)

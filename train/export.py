@@ -1,6 +1,8 @@
-"""The classifier in the forms that others load: a SavedModel, and the tutorial's two.
+"""The classifier in the forms that others load: a SavedModel, and the tutorial's three.
 
-All of them carry the backbone and its preprocessing out of the cache, so that serving does what training saw.
+The SavedModel takes encoded images: it carries the backbone with its preprocessing out of the cache, so that serving
+does what training saw. The tutorial's frozen graph and SavedModel carry the backbone alone, and take images that were
+decoded and resized; its checkpoint holds the layer and nothing else.
 """
 
 from __future__ import annotations

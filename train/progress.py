@@ -71,8 +71,11 @@ class Watch:
 
 
 class _Rhythm:
-    """Is due about `times` times within all steps, the last one included; where `is_open`, since nobody knows how many
-    these are, each time that one more of what is tried is done, and at the end of the last fit."""
+    """When to tell of a run's progress: about `times` times, the last step among them.
+
+    With `is_open` nobody knows how many steps there will be. Then it is after each fit that a head is chosen from, and
+    at the end of the last one, which repeats the best.
+    """
 
     def __init__(self, times: int, is_open: bool):
         self._times, self._open, self._done = times, is_open, 0

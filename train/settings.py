@@ -11,7 +11,10 @@ SOLVERS = ("lbfgs", "sgd", "sweep")  # the first one is the default
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """A run's settings; names and defaults are those of the flags of `python -m train`, whose `-h` describes them."""
+    """A run's settings, with the names and defaults of the flags of `python -m train`, whose `-h` describes them.
+
+    `distorted`, `summaries_dir` and `intermediate_store_frequency` have no flag there: `retrain.py` needs them.
+    """
 
     cache_dir: Path
     output_dir: Path
@@ -46,8 +49,8 @@ class TrainSettings:
 
     @property
     def balanced(self) -> bool:
-        """Whether all classes count alike, whatever their sizes: as in the tutorial, where nothing else is said.
+        """Whether all classes count alike, whatever their sizes. By default they do with sgd, as in the tutorial.
 
-        Where both are tried, lbfgs begins with the other.
+        lbfgs, which by default tries both, first counts all images alike.
         """
         return self.class_weights == "balanced" or (self.class_weights is None and self.solver == "sgd")

@@ -21,7 +21,7 @@ _DRAWN = 100  # steps at most whose batches come from one generator
 
 
 def sgd(problem: Problem, state: State | None, compiled: bool | None = None) -> Iterator[Progress]:
-    """Yields every `eval_step_interval` steps, and after the last.
+    """Yields every `eval_step_interval` and every `intermediate_store_frequency` steps, and after the last.
 
     Step k takes the same batch whatever came before and however the steps are cut into calls, so that a run that was
     interrupted ends as it would have. Raises UserError when the cross entropy stops being finite.

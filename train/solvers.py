@@ -37,7 +37,7 @@ class Progress:
 
     step: int
     steps: int | None  # of the whole run; None: nobody can tell
-    accuracy: float  # of the last training batch; of all training images where the solver sees them all
+    accuracy: float  # of the last training batch; with lbfgs of all images that it fits, in its last fit `together`
     cross_entropy: float
     validation: Score | None = field(repr=False)  # of the head of this step; None: nothing can judge it
     head: Head = field(repr=False)  # the best so far, with which the run would end here

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
-import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +89,10 @@ def hold_back(
     testing_percentage: float,
     validation_percentage: float,
 ) -> np.ndarray:
-    """`sets` uint8 [N] with training images that became validation and test images by the hash of `assign`.
+    """`sets` uint8 [N] with training images that became validation and test images by the tutorial's hash.
+
+    It is SHA-1 of the path below image_dir with everything from `_nohash_` on cut off, modulo 2^27, as a percentage.
+    Photos of one object, told apart after `_nohash_`, stay together; adding images moves none.
 
     Of a class that would keep none to train on, the image of the highest hash trains, with those it shares its object
     with, and a warning says so: whatever else is added, it stays unless an image of the class has a higher one.
@@ -109,15 +111,6 @@ def hold_back(
     sets[inside[buckets[inside] == highest[label_ids[inside]]]] = TRAIN
     _warn("the hash would hold back every image, so one trains", labels, lost)
     return sets
-
-
-def assign(paths: Iterable[str | bytes], testing_percentage: float, validation_percentage: float) -> np.ndarray:
-    """uint8 [N]: TRAIN, VALIDATION or TEST for each path below image_dir.
-
-    The tutorial's rule: SHA-1 of the path with everything from `_nohash_` on cut off, modulo 2^27, as a
-    percentage. Photos of one object, told apart after `_nohash_`, stay together; adding images moves none.
-    """
-    return _by_bucket(_buckets(paths), testing_percentage, validation_percentage)
 
 
 def read_file(file: Path, paths: Strings) -> np.ndarray:
@@ -272,12 +265,12 @@ def _by_bucket(buckets: np.ndarray, testing_percentage: float, validation_percen
     return sets
 
 
-def _buckets(paths: Iterable[str | bytes]) -> np.ndarray:
+def _buckets(paths: Strings) -> np.ndarray:
     """uint32 [N], below _BUCKETS."""
-    return np.fromiter(map(_bucket, paths.encoded() if isinstance(paths, Strings) else paths), np.uint32)
+    return np.fromiter(map(_bucket, paths.encoded()), np.uint32)
 
 
-def _bucket(path: str | bytes) -> int:
-    stem = os.fsencode(path).partition(b"_nohash_")[0]
+def _bucket(path: bytes) -> int:
+    stem = path.partition(b"_nohash_")[0]
     # 2^27 divides 2^32: the digest's last four bytes hold all that its remainder depends on.
     return int.from_bytes(hashlib.sha1(stem).digest()[-4:], "big") % _BUCKETS

@@ -81,10 +81,13 @@ def parser() -> command.Parser:
         help="gets them, as intermediate_STEP.pb",
     )
     add("--flip_left_right", action="store_true", help="distortion: mirror half of the training images")
-    percent = command.percent
-    add("--random_crop", type=percent, default=0, help="distortion: per cent of margin cropped off at random")
-    add("--random_scale", type=percent, default=0, help="distortion: per cent of random enlargement")
-    add("--random_brightness", type=percent, default=0, help="distortion: per cent that pixels are multiplied by")
+    percents = {
+        "random_crop": "crop images, enlarged by so many per cent, at a random place",
+        "random_scale": "enlarge by up to so many per cent",
+        "random_brightness": "multiply pixels by 1 plus or minus up to so many per cent",
+    }
+    for name, help_text in percents.items():
+        add(f"--{name}", type=command.percent, default=0, metavar="PERCENT", help=f"distortion: {help_text}")
     add(
         "--logging_verbosity", choices=VERBOSITIES, default="INFO", help="WARN: warnings and errors only; above: errors"
     )

@@ -49,14 +49,14 @@ def parser() -> command.Parser:
         "--l2",
         type=command.not_negative_float,
         default=None,
-        help="strength of L2, which keeps weights small against learning by heart; for lbfgs in place of the choice, "
-        "for sgd in place of 0. It is scikit-learn's 1 / (C N) of N training images",
+        help="strength of L2 regularisation, against overfitting. lbfgs fits this one instead of choosing; sgd's "
+        "default is 0. Equals 1 / (C N) for scikit-learn's C and N training images",
     )
     add(
         "--no_refit",
         action="store_true",
-        help="end with the head that the validation images judged; else lbfgs, having chosen by them, fits once more "
-        "with them among the training images, unless --split names them",
+        help="skip lbfgs's last fit, which repeats the chosen one on training and validation images together (never "
+        "done where --split names the validation images)",
     )
     add(
         "--how_many_training_steps",
@@ -109,7 +109,8 @@ def parser() -> command.Parser:
         "--validation_percentage",
         type=command.percentage,
         default=10.0,
-        help="share of the images held back to choose by, and to watch the training with; chosen likewise",
+        help="share of the images that choose among fits and draw the validation curve, where --split does not name "
+        "them; the same hash picks them. lbfgs trains on them in its last fit, see --no_refit",
     )
     add(
         "--eval_step_interval",

@@ -71,7 +71,7 @@ def parser() -> command.Parser:
         default="final_result",
         help="name of the softmax output in the frozen graph",
     )
-    add("--saved_model_dir", default=None, help="becomes a SavedModel (default: none is written)")
+    add("--saved_model_dir", type=_path_or_none, default=None, help="becomes a SavedModel (default: none is written)")
     add("--checkpoint_path", type=_path, default="/tmp/_retrain_checkpoint", help="gets the layer's variables")
     add("--intermediate_store_frequency", type=command.natural, default=0, help="steps between two graphs; 0: none")
     add(
@@ -133,7 +133,7 @@ def _check_places(flags: argparse.Namespace) -> None:
     if flags.intermediate_store_frequency:
         command.check_writable(flags.intermediate_output_graphs_dir, "--intermediate_output_graphs_dir")
     if flags.saved_model_dir:
-        folder = Path(flags.saved_model_dir).absolute()
+        folder = flags.saved_model_dir.absolute()
         command.check_writable(folder.parent, "--saved_model_dir")
         if folder.exists() and not (folder.is_dir() and SAVED_MODEL.issuperset(os.listdir(folder))):
             raise UserError(f"--saved_model_dir {folder} is there, and is no SavedModel to replace; name a new folder")
@@ -178,7 +178,7 @@ def _train(flags: argparse.Namespace, directory: Path) -> None:
     export.write_labels(flags.output_labels, result.cache.labels)
     export.write_checkpoint(flags.checkpoint_path, result.head)
     if flags.saved_model_dir:
-        export.write_tutorial_saved_model(Path(flags.saved_model_dir), result.cache, result.head)
+        export.write_tutorial_saved_model(flags.saved_model_dir, result.cache, result.head)
     if flags.print_misclassified_test_images:
         tell_mistakes(result, flags.image_dir)
     print(f"graph: {flags.output_graph}, labels: {flags.output_labels}, TensorBoard: {flags.summaries_dir}")
@@ -232,6 +232,11 @@ def _extract(flags: argparse.Namespace) -> Path:
 
 def _path(text: str) -> Path:
     return Path(command.path(text))
+
+
+def _path_or_none(text: str) -> Path | None:
+    """The tutorial's way to say that there shall be none is the empty string."""
+    return _path(text) if text else None
 
 
 if __name__ == "__main__":

@@ -274,6 +274,7 @@ def test_broken_and_missing_images_cost_only_themselves(world, expected, tmp_pat
 def test_nothing_to_label_needs_no_tensorflow(world, tmp_path):
     assert "no model at" in tell("train.predict", "--model", tmp_path / "none", "photo.jpg")
     assert "is no model" in tell("train.predict", "--model", tmp_path, "photo.jpg")
+    assert "--model: an empty path; name a file or folder" in tell("train.predict", "--model", "", "photo.jpg")
     assert "--top_k" in tell("train.predict", "--model", world[1], "--top_k", "0", "photo.jpg")
     assert "not allowed with" in tell("train.predict", "--model", world[1], "--json", "--csv", "photo.jpg")
     command_line = [sys.executable, "-X", "importtime", "-m", "train.predict", "--model", world[1]]

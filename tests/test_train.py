@@ -395,6 +395,9 @@ def tell(module, *arguments):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--cache_dir", ""], "--cache_dir: an empty path; name a file or folder"),
+        (["--output_dir", ""], "--output_dir: an empty path; name a file or folder"),
+        (["--split", ""], "--split: an empty path; name a file or folder"),
         (["--train_batch_size", "0"], "--train_batch_size: '0' is not a whole number of 1 or more"),
         (["--validation_batch_size", "0"], "or -1 for all"),
         (["--learning_rate", "-1"], "a number above 0"),

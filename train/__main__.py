@@ -9,7 +9,7 @@ from pathlib import Path
 from cache import command
 from cache.errors import UserError
 from train.names import tensor_name
-from train.settings import SOLVERS
+from train.settings import SOLVERS, TrainSettings
 
 
 def parser() -> command.Parser:
@@ -19,11 +19,11 @@ def parser() -> command.Parser:
         "of a network that stays as it is. Needs the cache alone, not the photos, and takes seconds.",
     )
     add = parser.add_argument
-    add("--cache_dir", type=Path, default=Path("bottlenecks"), help="the cache that the extraction filled")
+    add("--cache_dir", type=command.path, default="bottlenecks", help="the cache that the extraction filled")
     add(
         "--output_dir",
-        type=Path,
-        default=Path("retrained"),
+        type=command.path,
+        default="retrained",
         help="gets saved_model/, labels.txt, metrics.json, report.html and logs/; a former run's are replaced",
     )
     add(
@@ -181,7 +181,8 @@ def main(arguments: list[str] | None = None) -> None:
             )
     from train import run
 
-    run.train(run.TrainSettings(**vars(flags)))
+    flags.cache_dir, flags.output_dir, flags.split = Path(flags.cache_dir), Path(flags.output_dir), str(flags.split)
+    run.train(TrainSettings(**vars(flags)))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def parser() -> command.Parser:
         "with status 2 where some photo could not be labelled; the others are.",
     )
     add = parser.add_argument
-    add("--model", type=Path, default=Path("retrained"), help="what `python -m train` wrote: its --output_dir")
+    add("--model", type=command.path, default="retrained", help="what `python -m train` wrote: its --output_dir")
     add("--top_k", type=command.positive, default=5, help="labels to print for each image")
     add("--batch_size", type=command.positive, default=32, help="images that go through the network at once")
     form = parser.add_mutually_exclusive_group()
@@ -56,7 +56,7 @@ def parser() -> command.Parser:
 def main(arguments: list[str] | None = None) -> None:
     """Labels what it can. Raises UserError at the end when some image could not be labelled."""
     flags = parser().parse_args(arguments)
-    saved_model = _saved_model(flags.model)
+    saved_model = _saved_model(Path(flags.model))
     labels = _labels(saved_model)
     found, failed = _find(flags.images), 0
     for image in found:

@@ -109,9 +109,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _retrain(flags: argparse.Namespace) -> None:
+    from extract.images import list_images
     from train import split
 
     split.check_percentages(flags.testing_percentage, flags.validation_percentage)
+    with warnings.catch_warnings():  # the extraction lists them, too, and gives the warnings
+        warnings.simplefilter("ignore")
+        list_images(flags.image_dir)
     _check_places(flags)
     directory = _extract(flags)
     try:
@@ -123,20 +127,22 @@ def _retrain(flags: argparse.Namespace) -> None:
 
 
 def _check_places(flags: argparse.Namespace) -> None:
-    """Raises UserError for what cannot be written, or must not be replaced."""
+    """Raises UserError for what must not be replaced, or cannot be written; makes the folders of what can."""
+    folders = {"summaries_dir": flags.summaries_dir}
     for name in ("output_graph", "output_labels", "checkpoint_path"):
         path = getattr(flags, name)
         if path.is_dir():
             raise UserError(f"--{name} {path} is a folder; name a file in it")
-        command.check_writable(path.parent, f"--{name}")
-    command.check_writable(flags.summaries_dir, "--summaries_dir")
+        folders[name] = path.parent
     if flags.intermediate_store_frequency:
-        command.check_writable(flags.intermediate_output_graphs_dir, "--intermediate_output_graphs_dir")
+        folders["intermediate_output_graphs_dir"] = flags.intermediate_output_graphs_dir
     if flags.saved_model_dir:
         folder = flags.saved_model_dir.absolute()
-        command.check_writable(folder.parent, "--saved_model_dir")
         if folder.exists() and not (folder.is_dir() and SAVED_MODEL.issuperset(os.listdir(folder))):
             raise UserError(f"--saved_model_dir {folder} is there, and is no SavedModel to replace; name a new folder")
+        folders["saved_model_dir"] = folder.parent
+    for name, folder in folders.items():
+        command.check_writable(folder, f"--{name}")
 
 
 def _train(flags: argparse.Namespace, directory: Path) -> None:

@@ -455,6 +455,18 @@ def test_bad_input_gets_one_line(job, capsys, monkeypatch, more, message):
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [{"image_dir": "/nowhere"}, {"output_labels": REPO}, {"checkpoint_path": REPO}, {"saved_model_dir": REPO}],
+    ids=str,
+)
+def test_what_was_mistyped_leaves_no_folders_behind(job, tmp_path, wrong):
+    names = ("summaries_dir", "output_graph", "output_labels", "checkpoint_path", "intermediate_output_graphs_dir")
+    places = {name: tmp_path / name / "below" / "it" for name in (*names, "saved_model_dir", "bottleneck_dir")}
+    assert command.run(retrain.main, line(job, **{**places, "intermediate_store_frequency": 5, **wrong})) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("folders", "message"),
     [([], "has no subfolder with images"), (["one"], "only one class"), (["Red", "red"], "both have the label 'red'")],
 )

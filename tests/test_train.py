@@ -417,6 +417,7 @@ def tell(module, *arguments):
 )
 def test_flag_errors_are_one_line_and_need_no_tensorflow(cache_dir, tmp_path, flags, message):
     assert message in tell("train.__main__", "--cache_dir", cache_dir, "--output_dir", tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
 
 
 def test_errors_of_folders_are_one_line_and_need_no_tensorflow(cache_dir, tmp_path):
@@ -425,6 +426,8 @@ def test_errors_of_folders_are_one_line_and_need_no_tensorflow(cache_dir, tmp_pa
     output = ["--output_dir", tmp_path / "out"]
     assert "no cache at" in tell("train.__main__", "--cache_dir", tmp_path / "none", *output)
     assert "holds no bottlenecks" in tell("train.__main__", "--cache_dir", tmp_path / "empty", *output)
+    assert "no run was interrupted" in tell("train.__main__", "--cache_dir", cache_dir, *output, "--resume")
+    assert not (tmp_path / "out").exists()
     line = tell("train.__main__", "--cache_dir", cache_dir, "--output_dir", tmp_path / "file" / "out")
     assert line.startswith(f"error: cannot write {tmp_path / 'file' / 'out'}: ")
     assert "--output_dir" in line
@@ -473,7 +476,7 @@ def test_a_flipped_bit_ends_training_instead_of_making_a_worse_classifier(tmp_pa
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {path if path.suffix == '.h5' else path.parent} is damaged")
     assert "verify --repair" in line
-    assert not (tmp_path / "out" / "saved_model").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_teaches_without_numpy():

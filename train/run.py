@@ -40,7 +40,6 @@ def train(settings: TrainSettings) -> Result:
 
     Raises Interrupted after Ctrl-C, when what was reached is saved.
     """
-    command.check_writable(settings.output_dir, "--output_dir")
     reached: list[tuple[Progress, Fitting]] = []
 
     def keep(progress: Progress, fitting: Fitting) -> None:
@@ -61,7 +60,7 @@ def train(settings: TrainSettings) -> Result:
 def fit(
     settings: TrainSettings, each: Callable[[Progress, Fitting], None] | None = None, silent: bool = False
 ) -> Result:
-    """Trains and evaluates; writes nothing but the summaries in logs_dir. `each` is called with every Progress.
+    """Trains and evaluates; makes output_dir, and writes summaries into logs_dir. `each` is called with every Progress.
 
     If `silent`, neither a bar nor lines show the steps: `each` may.
 
@@ -69,7 +68,6 @@ def fit(
     for a learning rate that makes the cross entropy infinite.
     """
     split.check_percentages(settings.testing_percentage, settings.validation_percentage)
-    command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
     opened = bottlenecks.open(settings.cache_dir, settings.module)
     cache, shared_out = _split(opened, settings)
     sets = shared_out.sets
@@ -83,6 +81,9 @@ def fit(
         photos.samples(cache, np.flatnonzero(sets == split.TRAIN), settings.seed)  # raises now, not after the training
     for each_cache in (opened, *versions):  # damage would make a worse classifier, and nobody would know
         verify.check(each_cache)
+    # Last, since it makes them: what was mistyped leaves no folders behind.
+    command.check_writable(settings.output_dir, "--output_dir")
+    command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
     command.import_tensorflow()

@@ -148,7 +148,7 @@ def _check_places(flags: argparse.Namespace) -> None:
 def _train(flags: argparse.Namespace, directory: Path) -> None:
     """Fits the layer to the bottlenecks in `directory`, and writes what the flags ask for."""
     command.import_tensorflow()
-    from train import export, run
+    from train import export, run, summaries
     from train.result import final_line, tell_mistakes
 
     def show(progress: Progress, fitting: run.Fitting) -> None:
@@ -188,6 +188,7 @@ def _train(flags: argparse.Namespace, directory: Path) -> None:
     if flags.print_misclassified_test_images:
         tell_mistakes(result, flags.image_dir)
     print(f"graph: {flags.output_graph}, labels: {flags.output_labels}, TensorBoard: {flags.summaries_dir}")
+    summaries.conclude(result)  # last: where the logs' disk is full, all else is there
     print(final_line(result))
 
 

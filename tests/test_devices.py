@@ -2,8 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+import tensorflow as tf
+
+from cache.errors import UserError
 from tests import small_cache
+from train import devices
+from train.settings import TrainSettings
 
 ON_A_GPU = """
 import sys
@@ -32,3 +39,11 @@ def test_every_solver_runs_where_tensorflow_must_be_deterministic(tmp_path):
     command = [sys.executable, "-c", ON_A_GPU, str(cache_dir), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("device", ["/CPU:0", "/device:GPU:0"])
+def test_where_a_gpus_memory_ends_the_processor_is_offered(device):
+    settings = TrainSettings(Path("cache"), Path("out"))
+    with pytest.raises(UserError, match="not enough memory for lbfgs") as error, devices.memory_for(settings, device):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+    assert ("--device cpu" in str(error.value)) == ("GPU" in device)

@@ -1,5 +1,7 @@
 """What a run leaves for TensorBoard, read by TensorBoard itself."""
 
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +14,12 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
 from werkzeug.test import Client
 
+from cache import command
 from cache.strings import Strings
 from tests import small_cache
+from tests.test_disk import fill_up
 from train import run, summaries
+from train.__main__ import main
 
 
 def quick(cache_dir, output_dir, **settings):
@@ -30,7 +35,7 @@ def cache_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(cache_dir, tmp_path_factory):
-    return run.fit(quick(cache_dir, tmp_path_factory.mktemp("trained"), testing_percentage=30.0))
+    return run.train(quick(cache_dir, tmp_path_factory.mktemp("trained"), testing_percentage=30.0))
 
 
 def events_in(folder):
@@ -87,12 +92,13 @@ def test_events_are_of_today_and_there_as_soon_as_they_are_written(tmp_path):
 
 def test_a_new_run_does_not_mix_its_curve_with_the_last_ones(cache_dir, tmp_path):
     settings = quick(cache_dir, tmp_path, summaries_dir=tmp_path / "curves", how_many_training_steps=20)
-    run.fit(settings)
+    run.train(settings)
+    assert list((tmp_path / "curves" / "test").iterdir())
     (tmp_path / "curves" / "train" / "notes.txt").write_text("mine")
     run.fit(settings)
     assert [step for step, _ in tensors(tmp_path / "curves" / "train", "accuracy")] == [10, 20]
     assert (tmp_path / "curves" / "train" / "notes.txt").read_text() == "mine"
-    run.fit(quick(cache_dir, tmp_path, summaries_dir=tmp_path / "curves", testing_percentage=0.0))
+    run.train(quick(cache_dir, tmp_path, summaries_dir=tmp_path / "curves", testing_percentage=0.0))
     assert not list((tmp_path / "curves" / "test").iterdir()), "the last run's test is still there"
 
 
@@ -134,7 +140,7 @@ def test_the_confusion_of_many_classes_stays_a_small_image():
 def test_the_projector_shows_bottlenecks_with_their_labels(cache_dir, tmp_path, monkeypatch, sample, depth):
     """Whether TensorBoard is pointed at the logs or at the folder above them."""
     monkeypatch.setattr(summaries, "SAMPLE", sample)
-    result = run.fit(quick(cache_dir, tmp_path / "out", how_many_training_steps=10))
+    result = run.train(quick(cache_dir, tmp_path / "out", how_many_training_steps=10))
     logdir = result.settings.logs_dir if depth == 0 else tmp_path / "out"
     runs = EventMultiplexer().AddRunsFromDirectory(str(logdir)).Reload()
     context = TBContext(logdir=str(logdir), multiplexer=runs, data_provider=MultiplexerDataProvider(runs, str(logdir)))
@@ -168,3 +174,49 @@ def test_names_with_tabs_and_lines_break_no_metadata(cache_dir, tmp_path):
     lines = (tmp_path / "logs" / "train" / "metadata.tsv").read_text().splitlines()
     assert len(lines) == 1 + len(paths)
     assert lines[1] == f"{small_cache.LABELS[0]}\ta\\tb\\nc\N{REPLACEMENT CHARACTER}0"
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_room_for_curves", [True, False])
+def test_a_full_disk_below_the_logs_costs_nothing_else(cache_dir, tmp_path, disk, capsys, has_room_for_curves):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "logs").symlink_to(disk)
+    flags = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out"), "--l2", "0.01"]
+    assert command.run(main, flags) == 0
+    events = [path for name in ("train", "validation") for path in (disk / name).glob("events*")]
+    pages = sum(-(-path.stat().st_size // 4096) for path in events) if has_room_for_curves else 0
+    for path in (*disk.iterdir(), tmp_path / "out" / "saved_model"):
+        shutil.rmtree(path)
+    for name in ("labels.txt", "metrics.json", "report.html"):
+        (tmp_path / "out" / name).unlink()
+    fill_up(disk)
+    os.truncate(disk / "ballast", (disk / "ballast").stat().st_size - 4096 * pages)
+    capsys.readouterr()
+
+    assert command.run(main, flags) == 2
+    told = capsys.readouterr()
+    *warnings, error = told.err.splitlines()
+    assert error.startswith(f"error: cannot write {tmp_path / 'out' / 'logs'}: ")
+    assert "No space left on device; free some space or choose another place" in error
+    assert [line.endswith("; TensorBoard's curves end here") for line in warnings] == [True] * (not pages)
+    assert ("accuracy" in events_in(disk / "train").Tags()["tensors"]) == has_room_for_curves
+    for name in ("saved_model/saved_model.pb", "labels.txt", "metrics.json", "report.html"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+
+
+def test_a_disk_that_fills_up_ends_the_curves_and_not_the_fit(cache_dir, tmp_path, disk, capsys):
+    def fill(progress, fitting):
+        if progress.step == 50:
+            fill_up(disk)
+
+    whole = run.fit(quick(cache_dir, tmp_path / "whole"))
+    capsys.readouterr()
+    # Many points, so that the page that the curve ends on is full before the end.
+    settings = quick(cache_dir, tmp_path / "out", summaries_dir=disk, eval_step_interval=1)
+    result = run.fit(settings, fill)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: cannot write {disk}: ")
+    assert warning.endswith("; TensorBoard's curves end here")
+    np.testing.assert_array_equal(result.head.weights, whole.head.weights)

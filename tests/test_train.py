@@ -486,10 +486,11 @@ def test_help_teaches_without_numpy():
     assert "--eval_step_interval" in done.stdout
 
 
-def test_a_batch_beyond_memory_is_one_line(cache_dir, tmp_path, capsys):
+@pytest.mark.parametrize("solver", ["sgd", "sweep"])
+def test_a_batch_beyond_memory_is_one_line(cache_dir, tmp_path, capsys, solver):
     flags = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out"), "--train_batch_size", str(10**14)]
-    flags += ["--solver", "sgd"]
-    assert command.run(main, flags) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: not enough memory")
-    assert error.endswith("choose smaller batches\n")
+    assert command.run(main, [*flags, "--solver", solver]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(
+        f"error: not enough memory for {solver}; lower --train_batch_size, it is 100,000,000,000,000"
+    )

@@ -1,10 +1,14 @@
-"""Where the layer is fitted."""
+"""Where the layer is fitted, and what to do where memory ends there."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from cache.errors import UserError
+from train.settings import TrainSettings
 
 
 def choose(name: str) -> str:
@@ -17,3 +21,19 @@ def choose(name: str) -> str:
     if gpus:  # sums that threads share out anew each time would round differently; on a processor none do
         tf.config.experimental.enable_op_determinism()
     return gpus[0].name if gpus else "/CPU:0"
+
+
+@contextlib.contextmanager
+def memory_for(settings: TrainSettings, device: str) -> Iterator[None]:
+    """Turns a lack of memory, of NumPy or of TensorFlow, into a UserError with the flags that make less of it do."""
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        batch = f"lower --train_batch_size, it is {settings.train_batch_size:,}"
+        remedy = {
+            "sgd": f"{batch}, or --validation_batch_size, it is {settings.validation_batch_size:,}",
+            "sweep": f"{batch}, or fit a single head with --solver sgd",
+            "lbfgs": "fit with --solver sgd, which needs less",
+        }[settings.solver]
+        elsewhere = ", or fit on the processor: python -m train --device cpu" if "GPU" in device else ""
+        raise UserError(f"not enough memory for {settings.solver}; {remedy}{elsewhere}") from None

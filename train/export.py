@@ -25,6 +25,14 @@ from train import trusted
 from train.head import Head
 from train.names import NETWORK, PLACEHOLDER
 
+# What TensorFlow makes of a full disk, of one that may not be written, of a folder that is gone, of a limit on files.
+_REFUSALS = (
+    tf.errors.ResourceExhaustedError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+)
+
 LABELS_ASSET = Path("assets.extra", "labels.txt")  # below a SavedModel: where TensorFlow has others put their files
 
 
@@ -169,7 +177,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turns an operating system's refusal to write `path` into a UserError."""
     try:
         yield
-    except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+    except (OSError, *_REFUSALS) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"cannot write {path}: {reason}; free some space or choose another place") from None
 

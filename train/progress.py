@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from train import summaries
+from cache.errors import UserError
+from train import export, summaries
 
 if TYPE_CHECKING:
     from train.result import Point
@@ -22,8 +24,9 @@ class Watch:
     """Use it as a context; `show` each point of the learning curves. If `silent`, TensorBoard alone shows them."""
 
     def __init__(self, logs_dir: Path, solver: str, silent: bool = False):
-        self._train, self._validation = (summaries.writer(logs_dir / name) for name in ("train", "validation"))
-        self._silent = silent
+        self._logs_dir, self._is_logged, self._silent = logs_dir, True, silent
+        with export.writing(logs_dir):
+            self._train, self._validation = (summaries.writer(logs_dir / name) for name in ("train", "validation"))
         unit = " iterations" if solver == "lbfgs" else " steps"
         self._bar = tqdm(unit=unit, disable=silent or not sys.stderr.isatty())
         self._lines, self._histograms = (_Rhythm(times, solver == "lbfgs") for times in (LINES, HISTOGRAMS))
@@ -33,15 +36,15 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._train.close()
-        self._validation.close()
+        self._log(self._train.close)
+        self._log(self._validation.close)
 
     def show(self, point: Point, progress: Progress) -> None:
         """Tells of `point`, which was reached by `progress`."""
         self.draw(point)
         if self._histograms.due(progress):
             layer = {"weights": progress.head.weights, "biases": progress.head.biases}
-            summaries.histograms(self._train, point.step, layer)
+            self._log(lambda: summaries.histograms(self._train, point.step, layer))
         train, refits = f"{point.train_accuracy:.1%}", progress.head_before_refit is not None
         if not self._bar.disable:
             self._bar.total = progress.steps
@@ -66,8 +69,20 @@ class Watch:
 
     def draw(self, point: Point) -> None:
         """Adds it to TensorBoard's curves."""
-        _scalars(self._train, point.step, point.train_accuracy, point.train_cross_entropy)
-        _scalars(self._validation, point.step, point.validation_accuracy, point.validation_cross_entropy)
+        validation = point.validation_accuracy, point.validation_cross_entropy
+        self._log(lambda: _scalars(self._train, point.step, point.train_accuracy, point.train_cross_entropy))
+        self._log(lambda: _scalars(self._validation, point.step, *validation))
+
+    def _log(self, write: Callable[[], None]) -> None:
+        """A full disk ends the curves, and not the fit."""
+        if not self._is_logged:
+            return
+        try:
+            with export.writing(self._logs_dir):
+                write()
+        except UserError as error:
+            self._is_logged = False
+            tqdm.write(f"warning: {error}; TensorBoard's curves end here", file=sys.stderr)
 
 
 class _Rhythm:

@@ -60,12 +60,11 @@ def train(settings: TrainSettings) -> Result:
 def fit(
     settings: TrainSettings, each: Callable[[Progress, Fitting], None] | None = None, silent: bool = False
 ) -> Result:
-    """Trains and evaluates; makes output_dir, and writes summaries into logs_dir. `each` is called with every Progress.
+    """Trains and evaluates; makes output_dir, and writes the curves into logs_dir.
 
-    If `silent`, neither a bar nor lines show the steps: `each` may.
-
+    `each` is called with every Progress. If `silent`, neither a bar nor lines show the steps: `each` may.
     Raises UserError for percentages, a cache or a folder that will not do, before TensorFlow is imported, and
-    for a learning rate that makes the cross entropy infinite.
+    for a learning rate that makes the cross entropy infinite and for too little memory.
     """
     split.check_percentages(settings.testing_percentage, settings.validation_percentage)
     opened = bottlenecks.open(settings.cache_dir, settings.module)
@@ -87,7 +86,7 @@ def fit(
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
     command.import_tensorflow()
-    from train import devices, evaluate, solvers, summaries
+    from train import devices, evaluate, solvers
     from train.progress import Watch
     from train.stream import Images
 
@@ -103,9 +102,10 @@ def fit(
             f"{len(training) - len(plain):,} distorted versions of the training images train, too"
             + (", in the last fit those of the validation images as well" if together else "")
         )
-    problem = solvers.Problem(training, validation, settings, devices.choose(settings.device), together)
+    device = devices.choose(settings.device)
+    problem = solvers.Problem(training, validation, settings, device, together)
     began = time.monotonic()
-    with Watch(settings.logs_dir, settings.solver, silent) as watch:
+    with devices.memory_for(settings, device), Watch(settings.logs_dir, settings.solver, silent) as watch:
         for point in fitting.curve:  # of the run that was stopped
             watch.draw(point)
         for progress in solvers.solve(problem, state):
@@ -129,7 +129,6 @@ def fit(
         sets=sets,
         grid=progress.grid,
     )
-    summaries.conclude(result)
     if settings.print_misclassified_test_images:
         tell_mistakes(result)
     return result
@@ -187,8 +186,8 @@ def _save(settings: TrainSettings, progress: Progress, fitting: Fitting) -> str:
 
 
 def _write(result: Result) -> None:
-    """Writes the classifier and what there is to know of it into output_dir, and tells so."""
-    from train import export, ship
+    """Writes the classifier and what there is to know of it into output_dir and logs_dir, and tells so."""
+    from train import export, ship, summaries
 
     folder = result.settings.output_dir
     export.write_saved_model(folder / "saved_model", result.cache, result.head)
@@ -204,6 +203,7 @@ def _write(result: Result) -> None:
     )
     if result.settings.tflite or result.settings.frozen_graph:
         _write_report(replace(result, exports=ship.ship(result)))
+    summaries.conclude(result)  # last: where the logs' disk is full, all else is there
 
 
 def _write_report(result: Result) -> None:

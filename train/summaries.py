@@ -28,7 +28,7 @@ from tensorflow.core.framework.types_pb2 import DT_FLOAT
 from tensorflow.core.util.event_pb2 import Event
 
 from cache.reader import Cache
-from train import split
+from train import export, split
 from train.evaluate import Evaluation
 from train.markup import printable
 
@@ -85,11 +85,15 @@ def histograms(to: Writer, step: int, values: Mapping[str, np.ndarray]) -> None:
 
 
 def conclude(result: Result) -> None:
-    """Writes what there is to see at the end: the test's numbers and confusion matrix, and the bottlenecks."""
+    """Writes what there is to see at the end: the test's numbers and confusion matrix, and the bottlenecks.
+
+    Raises UserError where logs_dir cannot be written.
+    """
     settings = result.settings
-    _evaluation(settings.logs_dir / "test", result.steps, result.test, result.cache.labels)
     rows = np.flatnonzero(result.sets != split.LEFT_OUT)
-    _projector(settings.logs_dir / "train", result.cache, rows, np.random.default_rng([settings.seed, 4]))
+    with export.writing(settings.logs_dir):
+        _evaluation(settings.logs_dir / "test", result.steps, result.test, result.cache.labels)
+        _projector(settings.logs_dir / "train", result.cache, rows, np.random.default_rng([settings.seed, 4]))
 
 
 def _evaluation(folder: Path, step: int, found: Evaluation | None, labels: Sequence[str]) -> None:

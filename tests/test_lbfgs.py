@@ -1,5 +1,6 @@
 """lbfgs against scikit-learn, what it chooses, and its last fit."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tests import small_cache
 from tests.problems import COUNTS, assert_same_head, problem_of, softmax, vectors_of
-from train import solvers
+from train import lbfgs, solvers
 from train.evaluate import evaluate
 from train.stream import Images
 
@@ -133,6 +134,39 @@ def test_lbfgs_without_validation_images_takes_a_middling_strength(opened):
     *_, last = solvers.solve(replace(problem, validation=Images(opened, np.arange(0))))
     assert [(trial.l2, trial.validation_accuracy, trial.chosen) for trial in last.grid] == [(1e-3, None, True)]
     assert last.validation is None
+
+
+@pytest.mark.parametrize("limit", ["_ITERATIONS", "_EVALUATIONS"])
+def test_a_fit_that_ends_before_it_converges_is_warned_of(opened, monkeypatch, capsys, limit):
+    monkeypatch.setattr(lbfgs, limit, 5)
+    *_, last = solvers.solve(problem_of(opened, solver="lbfgs", l2=1e-4, class_weights="none"))
+    assert last.step <= 5
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"warning: L2 0.0001 has not converged in [345] iterations; a stronger --l2 converges sooner", warning
+    )
+
+
+def test_a_fit_that_finds_no_better_step_is_warned_of(opened, monkeypatch, capsys):
+    add_up = lbfgs._add_up
+
+    def misleading(*arguments):
+        sums, for_weights, for_biases = add_up(*arguments)
+        return sums, -for_weights, -for_biases
+
+    monkeypatch.setattr(lbfgs, "_add_up", misleading)
+    list(solvers.solve(problem_of(opened, solver="lbfgs", l2=1e-4, class_weights="none")))
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "has not converged in 0 iterations, and no further step makes it better; a stronger --l2" in warning
+
+
+def test_neither_a_fit_that_converges_nor_one_that_is_stopped_warns(opened, capsys):
+    problem = problem_of(opened, solver="lbfgs", l2=0.01, class_weights="none")
+    assert len(list(solvers.solve(problem))) > 5
+    stopped = solvers.solve(problem)
+    next(stopped)
+    stopped.close()
+    assert capsys.readouterr().err == ""
 
 
 # --- the last fit ----------------------------------------------------------------------------------------------

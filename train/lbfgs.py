@@ -29,6 +29,8 @@ PATIENCE = 2  # strengths in a row that are no better, after which weaker ones a
 _GRADIENT = 1e-5  # where no part of the gradient is larger, a fit has converged,
 _DECREASE = 1e-9  # or where an iteration gains less, relatively: what is left is the rounding of float32
 _ITERATIONS = 300  # of one strength, at most
+_EVALUATIONS = 2 * _ITERATIONS  # of the objective, at most: most iterations need one, a line search may take several
+_LIMIT = 1  # the status with which SciPy says that one of the two was reached
 
 
 def lbfgs(problem: Problem, state: State | None) -> Iterator[Progress]:
@@ -194,7 +196,7 @@ class _Objective:
             slots.acquire()
             found.put(_Iterate(intermediate_result.x.copy(), self._accuracy, self._cross_entropy))
 
-        options = {"gtol": _GRADIENT, "ftol": _DECREASE, "maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS}
+        options = {"gtol": _GRADIENT, "ftol": _DECREASE, "maxiter": _ITERATIONS, "maxfun": _EVALUATIONS}
         # SciPy's own arithmetic is on vectors, over which several threads only wait for each other.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(1, "lbfgs") as worker:
             fitting = worker.submit(
@@ -215,8 +217,13 @@ class _Objective:
                     slots.release()
                     last = iterate
                 result = fitting.result()
-                if result.nit >= _ITERATIONS:
-                    print(f"warning: L2 {l2:.2g} has not converged in {result.nit} iterations", file=sys.stderr)
+                if not result.success:
+                    stuck = "" if result.status == _LIMIT else ", and no further step makes it better"
+                    print(
+                        f"warning: L2 {l2:.2g} has not converged in {result.nit} iterations{stuck}; a stronger --l2 "
+                        "converges sooner",
+                        file=sys.stderr,
+                    )
                 yield replace(last or _Iterate(result.x, self._accuracy, self._cross_entropy), is_last=True)
             finally:  # a caller that wants no more need not wait for the minimum
                 self._stopped.set()

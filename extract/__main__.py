@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     from extract.settings import Settings
 
     if flags.trace:
-        command.check_writable(Path(flags.trace), "--trace")
+        command.make_writable(Path(flags.trace), "--trace")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     result = extract(Settings(**vars(flags)))
     total = result.computed + result.reused

@@ -59,7 +59,7 @@ def prepare(settings: Settings, network: Backbone) -> tuple[store.Module, Path]:
         if store.module_of(cache_dir).fingerprint != made_by.fingerprint:
             raise _made_by_another(cache_dir, settings)
         directory = cache_dir
-    command.check_writable(directory, "--cache_dir")
+    command.make_writable(directory, "--cache_dir")
     if not is_complete(directory):
         serving.save(network, directory / store.BACKBONE)
     return made_by, directory

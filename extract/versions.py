@@ -40,7 +40,7 @@ def bring_up_to_date(
             work = plan.make(images, folder, unreadable, settings.threads)
         if len(work.missing):
             network = _the_same(load(), settings, directory)
-            command.check_writable(folder, "--cache_dir")
+            command.make_writable(folder, "--cache_dir")
             store.sweep(folder)
             filled = network.fill(made_by, folder, images, work.missing, work.shards, distortion)
             computed = filled.computed

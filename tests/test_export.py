@@ -82,6 +82,14 @@ def test_signatures_and_methods_agree(world, model):
     np.testing.assert_allclose(model.classify_decoded(decoded)["probabilities"], from_bytes, atol=1e-6)
 
 
+def test_decoding_stays_on_the_processor_and_the_network_goes_where_it_likes(world):
+    _, opened, result = world
+    graph = export.Classifier(opened, result.head).classify.get_concrete_function().graph.as_graph_def()
+    loops = [node for node in graph.node if node.op in ("While", "StatelessWhile", "TensorListReserve")]
+    assert loops and all(node.device.endswith("CPU:0") for node in loops)
+    assert not [node.name for node in graph.node if node.op == "Softmax" and node.device]
+
+
 def test_the_tutorials_forms_give_the_same_probabilities(world, model, tmp_path):
     _, opened, result = world
     paths = photos_of(world, 5)

@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
     from train import run
 
-    flags.cache_dir, flags.output_dir, flags.split = Path(flags.cache_dir), Path(flags.output_dir), str(flags.split)
+    flags.cache_dir, flags.output_dir = Path(flags.cache_dir), Path(flags.output_dir)
     run.train(TrainSettings(**vars(flags)))
 
 

@@ -15,6 +15,9 @@ def choose(name: str) -> str:
     """TensorFlow's name of the device: for `auto` the first GPU, where there is one. Raises UserError for none."""
     # Ten bits, to which newer GPUs would round before they multiply, are too few for a line search.
     tf.config.experimental.enable_tensor_float_32_execution(False)
+    if name == "cpu":  # else TensorFlow would take some memory of every GPU all the same
+        with contextlib.suppress(RuntimeError):  # it has begun already
+            tf.config.set_visible_devices([], "GPU")
     gpus = tf.config.list_logical_devices("GPU") if name != "cpu" else []
     if name == "gpu" and not gpus:
         raise UserError("TensorFlow sees no GPU; leave --device out, or install TensorFlow's CUDA packages")

@@ -11,7 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -51,12 +51,17 @@ class Classifier(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Encoded images, string [N] -> `probabilities` float32 [N, C] and the top-1 `label` string [N]."""
-        return self._outputs(tf.map_fn(self.backbone.decode, image_bytes, fn_output_signature=self._image))
+        return self._outputs(self._each(self.backbone.decode, image_bytes))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
     def classify_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Decoded images of any size, RGB, uint8 [N, h, w, 3] -> the same."""
-        return self._outputs(tf.map_fn(self.backbone.resize, images, fn_output_signature=self._image))
+        return self._outputs(self._each(self.backbone.resize, images))
+
+    def _each(self, function: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor) -> tf.Tensor:
+        # Decoding and resizing pixels run on processors only: what lies between would send each image there and back.
+        with tf.device("/CPU:0"):
+            return tf.map_fn(function, images, fn_output_signature=self._image)
 
     def _outputs(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         scores = probabilities(self.backbone, self._head, tf.cast(images, tf.float32) / 255)

@@ -167,7 +167,8 @@ class _Objective:
         self._balance, self._importance = _balance(images), _importance(problem, images)
         counts = np.bincount(images.label_ids)
         self.weightings_differ = len(np.unique(counts[counts > 0])) > 1
-        sums = [tf.reduce_sum(tf.cast(block, tf.float32), axis=0).numpy() for block, _ in next(self._passes)]
+        with tf.device(self._device):
+            sums = [tf.reduce_sum(tf.cast(block, tf.float32), axis=0).numpy() for block, _ in next(self._passes)]
         self._mean = np.sum(sums, axis=0, dtype=np.float64) / self._count
         self._stopped = threading.Event()
         self._accuracy = self._cross_entropy = np.nan  # at the last evaluation

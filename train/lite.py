@@ -142,6 +142,8 @@ def _decoded(
     """The images that can be seen, with their pixels as the network gets them: uint8 [H, W, 3]."""
     for photo in photos.read(cache, rows):
         try:
-            yield photo, backbone.decode(tf.constant(photo.encoded)).numpy()
+            with tf.device("/CPU:0"):  # see `export.Classifier`
+                pixels = backbone.decode(tf.constant(photo.encoded)).numpy()
+            yield photo, pixels
         except tf.errors.OpError:  # became unreadable since the extraction
             continue

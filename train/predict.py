@@ -102,7 +102,8 @@ def _label(
     def decoded(image: _Image) -> tf.Tensor:
         if problem := image.problem or _unreadable(image.path):
             raise UserError(problem)
-        return model.decode(tf.constant(Path(image.path).read_bytes()))
+        with tf.device("/CPU:0"):  # see `export.Classifier`
+            return model.decode(tf.constant(Path(image.path).read_bytes()))
 
     done = failed = 0
     # Where lines scroll by, they show the progress themselves.
@@ -123,7 +124,9 @@ def _label(
                     except (OSError, UserError) as error:
                         _complain(image.path, getattr(error, "strerror", None) or str(error))
                 if inputs:
-                    probabilities = model.classify(tf.stack([tensor for _, tensor in inputs])).numpy()
+                    with tf.device("/CPU:0"):
+                        stacked = tf.stack([tensor for _, tensor in inputs])
+                    probabilities = model.classify(stacked).numpy()
                     for (path, _), row in zip(inputs, probabilities, strict=True):
                         show(path, row)
                     sys.stdout.flush()

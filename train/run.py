@@ -81,8 +81,8 @@ def fit(
     for each_cache in (opened, *versions):  # damage would make a worse classifier, and nobody would know
         verify.check(each_cache)
     # Last, since it makes them: what was mistyped leaves no folders behind.
-    command.check_writable(settings.output_dir, "--output_dir")
-    command.check_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
+    command.make_writable(settings.output_dir, "--output_dir")
+    command.make_writable(settings.logs_dir, "--summaries_dir" if settings.summaries_dir else "--output_dir")
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
     command.import_tensorflow()

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +25,7 @@ DISTORTIONS = ("flip_left_right", "random_crop", "random_scale", "random_brightn
 AUGMENT = 5
 
 # What TensorFlow puts into the folder of a SavedModel.
-SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
+SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra", ".DS_Store"}
 
 if TYPE_CHECKING:
     from train import run
@@ -139,7 +138,7 @@ def _check_places(flags: argparse.Namespace) -> None:
         folders["intermediate_output_graphs_dir"] = flags.intermediate_output_graphs_dir
     if flags.saved_model_dir:
         folder = flags.saved_model_dir.absolute()
-        if folder.exists() and not (folder.is_dir() and SAVED_MODEL.issuperset(_visible(folder))):
+        if folder.exists() and not (folder.is_dir() and SAVED_MODEL.issuperset(os.listdir(folder))):
             raise UserError(f"--saved_model_dir {folder} is there, and is no SavedModel to replace; name a new folder")
         folders["saved_model_dir"] = folder.parent
     for name, folder in folders.items():
@@ -149,7 +148,7 @@ def _check_places(flags: argparse.Namespace) -> None:
 def _train(flags: argparse.Namespace, directory: Path) -> None:
     """Fits the layer to the bottlenecks in `directory`, and writes what the flags ask for."""
     command.import_tensorflow()
-    from train import export, run, summaries
+    from train import export, run
     from train.result import final_line, tell_mistakes
 
     def show(progress: Progress, fitting: run.Fitting) -> None:
@@ -189,7 +188,6 @@ def _train(flags: argparse.Namespace, directory: Path) -> None:
     if flags.print_misclassified_test_images:
         tell_mistakes(result, flags.image_dir)
     print(f"graph: {flags.output_graph}, labels: {flags.output_labels}, TensorBoard: {flags.summaries_dir}")
-    summaries.conclude(result)  # last: where the logs' disk is full, all else is there
     print(final_line(result))
 
 
@@ -236,11 +234,6 @@ def _extract(flags: argparse.Namespace) -> Path:
             stacklevel=2,
         )
     return found.directory
-
-
-def _visible(folder: Path) -> Iterator[str]:
-    """The names in it but for hidden ones, which file managers leave anywhere."""
-    return (name for name in os.listdir(folder) if not name.startswith("."))
 
 
 def _path(text: str) -> Path:

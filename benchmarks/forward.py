@@ -28,7 +28,7 @@ KERAS = "Keras, float32"
 def openvino(options: Options) -> Iterator[Result]:
     """Our engine beside benchmark_app, the tool that OpenVINO's makers measure with, on the same model file.
 
-    And beside Keras: no extraction that waits for the network can be more times as fast than this.
+    And beside Keras's network: what an extraction gains by it, apart from what Keras spends on reading photos.
     """
     names = devices.choose("auto")
     if engines.choose("auto", names) != "openvino":

@@ -287,7 +287,7 @@ def _row_bytes(column: Column) -> Iterable[memoryview | np.ndarray]:
 
 def _layout(
     attributes: Mapping[str, Any], arrays: Mapping[str, Sequence[np.ndarray]], covers: Mapping[str, str]
-) -> tuple[memoryview, dict[str, int], int]:
+) -> tuple[bytes, dict[str, int], int]:
     """HDF5's own structures for a file of `arrays`, where in the file each array belongs, and the file's size."""
     image = io.BytesIO()  # gets the structures alone, since no array is written
     with h5py.File(image, "w", libver=("v110", "v110"), fs_strategy="page", fs_page_size=_PAGE) as file:
@@ -307,7 +307,7 @@ def _layout(
                 places[name] = dataset.id.get_offset()
         file.flush()
         size = file.id.get_filesize()
-    return image.getbuffer(), places, size
+    return image.getvalue(), places, size
 
 
 def _check_signature(path: Path) -> None:

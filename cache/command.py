@@ -119,7 +119,7 @@ def make_writable(folder: Path, flag: str) -> None:
 
 
 def cores() -> int:
-    """How many cores this process may use, also in a container that may use only a part of its machine's."""
+    """How many cores this process may use, also in a container with a share of its machine's (cgroup v2)."""
     # macOS has no such restriction, nor the question.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:

@@ -30,8 +30,9 @@ def damage(folder: Path) -> str | None:
         lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
         listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-        # File managers and network file systems put hidden files of their own anywhere.
-        strays = {name for name in present.keys() - listed.keys() if name.rpartition("/")[2].startswith(".")}
+        # File managers and network file systems put hidden files and folders of their own anywhere.
+        unlisted = present.keys() - listed.keys()
+        strays = {name for name in unlisted if any(part.startswith(".") for part in name.split("/"))}
         if listed.keys() != present.keys() - strays:
             return f"{min(listed.keys() ^ present.keys() - strays)} is missing, or not listed in {NAME}"
         wrong = [

@@ -31,6 +31,7 @@ class Engine:
     batch_size: int  # for each device
     start: Callable[[tf.Tensor], Fetch]  # on at most a whole batch of images, uint8 [n, height, width, 3]
     in_flight: int  # batches that may be started before the first is fetched
+    at_once: Callable[[], int]  # images on each device: `batch_size`, or what is left of it where memory ended
 
 
 def choose(name: str, names: list[str]) -> str:
@@ -98,7 +99,7 @@ def tensorflow(backbone: Backbone, names: list[str], batch_size: int) -> Engine:
                 return lambda: np.concatenate([fetch() for fetch in fetches])
 
     # One batch running and one waiting behind it.
-    return Engine("tensorflow", batch_size, start, in_flight=2)
+    return Engine("tensorflow", batch_size, start, in_flight=2, at_once=lambda: at_once)
 
 
 def openvino(backbone: Backbone, precision: str, batch_size: int) -> Engine:
@@ -134,7 +135,7 @@ def openvino(backbone: Backbone, precision: str, batch_size: int) -> Engine:
 
         return fetch
 
-    return Engine("openvino", batch_size, start, in_flight=count)
+    return Engine("openvino", batch_size, start, in_flight=count, at_once=lambda: batch_size)
 
 
 def run(engine: Engine, batches: Iterable[tuple[Tag, tf.Tensor]]) -> Iterator[tuple[Tag, np.ndarray]]:

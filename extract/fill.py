@@ -106,7 +106,7 @@ def fill(
         faster_precision=precision == "float32" != devices.precision("auto", names),
         faster_engine=engine.name != "openvino" and names == ["CPU:0"],
     )
-    ran = f"{engine.name} in {precision} on {', '.join(names)}, batches of {engine.batch_size}"
+    ran = f"{engine.name} in {precision} on {', '.join(names)}, batches of {engine.at_once()}"
     print(f"{title}: " * bool(distortion) + f"{clocks.shares(len(missing) - work.left_out)} ({ran})")
     print(monitor.verdict(clocks.seconds, setup))
     if work.left_out:

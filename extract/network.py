@@ -33,7 +33,6 @@ def load(settings: Settings) -> Loaded:
 
     names = devices.choose(settings.devices)
     engine_name = engines.choose(settings.engine, names)
-    command.make_writable(Path(settings.cache_dir), "--cache_dir")
     network = backbone.load(settings.module, settings.image_size)
     made_by, directory = target.prepare(settings, network)
     # Compiled once for all versions.

@@ -36,8 +36,9 @@ def make(images: Images, directory: Path | None, rejected: Mapping[int, store.Re
 
     A file with the same path, size and time of modification is the same image. One that is not, but has the size of
     one that is gone, is read, by `threads` threads, and fingerprinted: moved, renamed and touched files keep their
-    bottleneck. `rejected` (by position in `images`) are left out. Raises CacheError where the index or a
-    shard that it does not name is damaged: the next index would name it, and say that all is well.
+    bottleneck; a copy of one that is still there is another image. `rejected` (by position in `images`) are left out.
+    Raises CacheError where the index or a shard that it does not name is damaged: the next index would name it, and say
+    that all is well.
     """
     names = store.shard_names(directory) if directory else []
     skipped = np.zeros(len(images), bool)
@@ -87,6 +88,8 @@ def _match_index(plan: Plan, images: Images, directory: Path) -> set[str]:
     _, index, table = store.read_index_table(directory)
     columns.check_rows(directory / store.INDEX, table)
     store.check_index(directory, index)
+    if len(index.shard_ids) and not (index.shard_ids.min() >= 0 and index.shard_ids.max() < len(index.shards)):
+        raise columns.damage(directory / store.INDEX, "shard_ids")
     # Shards may have been deleted, or have come, since the index was written: its numbers for them are not ours.
     place = {name: i for i, name in enumerate(plan.shards)}
     renumber = np.array([place.get(name, MISSING) for name in index.shards] + [MISSING], np.int32)
@@ -124,8 +127,11 @@ def _match_content(plan: Plan, images: Images, directory: Path, made_by: store.M
     # Rows of no image of today's. Those of others tell nothing of files that moved, and after a run that was killed
     # nearly every missing file has the size of some image that is done: all would be read before the work goes on.
     gone = np.ones(starts[-1], bool)
-    placed = plan.shard_ids != MISSING
-    gone[starts[plan.shard_ids[placed]] + plan.shard_rows[placed]] = False
+    placed = np.flatnonzero(plan.shard_ids != MISSING)
+    places = starts[plan.shard_ids[placed]] + plan.shard_rows[placed]
+    if (plan.shard_rows[placed] < 0).any() or (places >= starts[plan.shard_ids[placed] + 1]).any():
+        raise columns.damage(directory / store.INDEX, "it points outside its shards")
+    gone[places] = False
     rows = np.flatnonzero(gone)
     sizes = np.concatenate([opened.rows.sizes for opened in shards])[rows]
     candidates = missing[np.isin(images.sizes[missing], sizes)]

@@ -1,6 +1,7 @@
 """An extraction into a cache that something is wrong with makes nothing worse, and hides nothing."""
 
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -51,6 +52,20 @@ def test_a_damaged_row_of_the_index_gets_no_new_checksum(tmp_path, run, grown):
     after = vectors_of(directory)
     assert {path: after[path] for path in before} == before
     assert len(after) == len(before) + grown
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("shard_rows", 6), ("shard_rows", -1), ("shard_ids", 1), ("shard_ids", -1)]
+)
+def test_an_index_that_points_nowhere_is_told_of(tmp_path, run, column, value):
+    directory = run().directory
+    made_by, index = store.read_index(directory)
+    numbers = getattr(index, column).copy()
+    numbers[0] = value
+    store.write_index(directory, made_by, replace(index, **{column: numbers}))
+    write_picture(tmp_path / "photos" / "a" / "new.png", 50)
+    with pytest.raises(cache.CacheError, match=r"index.h5 is damaged .* verify --repair"):
+        run()
 
 
 def test_a_shard_that_nobody_can_read_does_not_get_into_the_index(run):

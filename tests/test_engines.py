@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import cache
 from cache import command
+from extract import devices
 from extract.__main__ import main
 from tests import modules
 from tests.pictures import SIDE, make_folder
@@ -51,7 +52,9 @@ def test_batches_that_a_device_cannot_hold_get_smaller(tmp_path, photos, capsys,
     module = hungry_module(tmp_path, most=3, failure=failure)
     assert run(photos, tmp_path, module, "--batch_size 10") == 0
     assert_is_view_of(cache.open(tmp_path / "cache"), photos)
-    warned = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    out, err = capsys.readouterr()
+    assert "float32 on CPU:0, batches of 2)" in out
+    warned = [line for line in err.splitlines() if "warning" in line]
     assert [line.rpartition(" ")[2] for line in warned] == ["5", "2"]
     assert "the memory of CPU:0 cannot hold 10 images at once" in warned[0]
 
@@ -104,3 +107,49 @@ def test_gpus_that_tensorflow_cannot_use_are_told_of_unless_they_are_hidden(tmp_
     assert done.returncode == 0, done.stderr
     told = "warning: the processor runs the network: of the 2 GPUs" in done.stderr
     assert told == (visible in (None, "0"))
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """An old GPU and a new one, as TensorFlow would tell of them."""
+    gpus = [tf.config.PhysicalDevice(f"/physical_device:GPU:{number}", "GPU") for number in range(2)]
+    capabilities = dict(zip(gpus, [(6, 1), (8, 0)], strict=True))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": capabilities[gpu]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "expected"),
+    [
+        ("auto", ["GPU:1"], "mixed_float16"),
+        ("mixed", ["GPU:1"], "mixed_float16"),
+        ("float32", ["GPU:1"], "float32"),
+        ("auto", ["GPU:0"], "float32"),
+        ("auto", ["GPU:0", "GPU:1"], "float32"),
+        ("mixed", ["GPU:0"], "float32"),  # whatever is asked for: grappler would leave it so
+        ("mixed", ["CPU:0"], "mixed_bfloat16"),
+    ],
+)
+def test_the_precision_is_one_that_the_chosen_devices_have(two_gpus, wanted, names, expected):
+    assert devices.precision(wanted, names) == expected
+
+
+@pytest.mark.parametrize(("wanted", "short"), [("float32", False), ("mixed", True)])
+def test_float32_keeps_all_bits_and_leaves_the_process_as_it_was(two_gpus, wanted, short):
+    enabled = tf.config.experimental.tensor_float_32_execution_enabled
+    assert enabled()
+    with devices.running_in(wanted, ["GPU:1"]):
+        assert enabled() == short
+    assert enabled()
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "true"), ("false", "false")])
+def test_gpu_memory_is_taken_as_it_is_needed_unless_the_user_says_otherwise(monkeypatch, given, kept):
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", given or "")
+    if given is None:
+        monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH")
+    seen = []
+    assert command.run(lambda _: seen.append(os.environ["TF_FORCE_GPU_ALLOW_GROWTH"])) == 0
+    assert seen == [kept]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import cache
 from cache import command, store
@@ -23,7 +24,7 @@ from extract.__main__ import main
 from extract.run import extract
 from extract.settings import Settings
 from tests import modules
-from tests.pictures import make_folder, pixels, write_picture
+from tests.pictures import SIDE, make_folder, pixels, write_picture
 from tests.processes import extract_with_nothing_to_do
 
 REPO = Path(__file__).resolve().parent.parent
@@ -91,6 +92,21 @@ def test_new_edited_deleted_and_moved_photos(tmp_path, run):
     os.utime(photos / "b" / "001.png")  # touched
     result = run()
     assert (result.computed, result.reused) == (3, 6)
+    assert_is_view_of(cache.open(tmp_path / "cache"), photos)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_photo_of_another_size_is_another_whatever_its_time_says(tmp_path, run, indexed):
+    photos = make_folder(tmp_path / "photos", {"a": 2, "b": 2})
+    directory = run().directory
+    if not indexed:  # as after a kill
+        (directory / store.INDEX).unlink()
+    path = photos / "a" / "000.png"
+    before = path.stat()
+    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as `cp -p` and `rsync -t` leave it
+    assert path.stat().st_size != before.st_size
+    assert run().computed == 1
     assert_is_view_of(cache.open(tmp_path / "cache"), photos)
 
 

@@ -138,10 +138,12 @@ def test_a_flip_in_the_list_of_rejected_images_is_found_or_costs_another_try_at_
                 assert without == [value for value in before if value != REJECTED], (place, mask)
 
 
-@pytest.mark.parametrize("stray", [".DS_Store", "variables/._data", "variables/.nfs0001"])
+@pytest.mark.parametrize("stray", [".DS_Store", "variables/._data", "variables/.nfs0001", ".AppleDouble/data"])
 def test_hidden_files_that_a_file_manager_left_are_no_damage(made, stray):
     directory, *_ = made
-    (directory / store.BACKBONE / stray).write_bytes(b"a view")
+    path = directory / store.BACKBONE / stray
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"a view")
     assert not verify.find(directory)
     (directory / store.BACKBONE / "stray").write_bytes(b"")
     assert verify.find(directory)

@@ -86,7 +86,7 @@ def fit(
 
     # TensorFlow takes seconds to import, and the errors above need none of it.
     command.import_tensorflow()
-    from train import devices, evaluate, solvers
+    from train import devices, evaluate, solvers, summaries
     from train.progress import Watch
     from train.stream import Images
 
@@ -129,6 +129,7 @@ def fit(
         sets=sets,
         grid=progress.grid,
     )
+    summaries.conclude(result)
     if settings.print_misclassified_test_images:
         tell_mistakes(result)
     return result
@@ -187,7 +188,7 @@ def _save(settings: TrainSettings, progress: Progress, fitting: Fitting) -> str:
 
 def _write(result: Result) -> None:
     """Writes the classifier and what there is to know of it into output_dir and logs_dir, and tells so."""
-    from train import export, ship, summaries
+    from train import export, ship
 
     folder = result.settings.output_dir
     export.write_saved_model(folder / "saved_model", result.cache, result.head)
@@ -203,7 +204,6 @@ def _write(result: Result) -> None:
     )
     if result.settings.tflite or result.settings.frozen_graph:
         _write_report(replace(result, exports=ship.ship(result)))
-    summaries.conclude(result)  # last: where the logs' disk is full, all else is there
 
 
 def _write_report(result: Result) -> None:

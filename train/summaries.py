@@ -8,6 +8,7 @@ point of the learning curve would cost as much as several training steps.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
 from tensorflow.core.framework.types_pb2 import DT_FLOAT
 from tensorflow.core.util.event_pb2 import Event
 
+from cache.errors import UserError
 from cache.reader import Cache
 from train import export, split
 from train.evaluate import Evaluation
@@ -87,13 +89,16 @@ def histograms(to: Writer, step: int, values: Mapping[str, np.ndarray]) -> None:
 def conclude(result: Result) -> None:
     """Writes what there is to see at the end: the test's numbers and confusion matrix, and the bottlenecks.
 
-    Raises UserError where logs_dir cannot be written.
+    Where logs_dir cannot be written, a warning says so: the classifier is worth more.
     """
     settings = result.settings
     rows = np.flatnonzero(result.sets != split.LEFT_OUT)
-    with export.writing(settings.logs_dir):
-        _evaluation(settings.logs_dir / "test", result.steps, result.test, result.cache.labels)
-        _projector(settings.logs_dir / "train", result.cache, rows, np.random.default_rng([settings.seed, 4]))
+    try:
+        with export.writing(settings.logs_dir):
+            _evaluation(settings.logs_dir / "test", result.steps, result.test, result.cache.labels)
+            _projector(settings.logs_dir / "train", result.cache, rows, np.random.default_rng([settings.seed, 4]))
+    except UserError as error:
+        print(f"warning: {error}; TensorBoard lacks the test's figures", file=sys.stderr)
 
 
 def _evaluation(folder: Path, step: int, found: Evaluation | None, labels: Sequence[str]) -> None:

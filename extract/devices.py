@@ -13,6 +13,10 @@ import tensorflow as tf
 from cache.errors import UserError
 from extract import nvml
 
+_CPUINFO = Path("/proc/cpuinfo")
+_FAST_HALVES = {"amx_bf16", "avx512_bf16"}
+_SLOW_HALVES = {"avx512f", "avx_ne_convert"}  # the least with which oneDNN computes in bfloat16
+
 
 def choose(devices: str) -> list[str]:
     """The names of the devices to use, such as ["GPU:0", "GPU:1"].
@@ -52,11 +56,12 @@ def precision(wanted: str, devices: list[str]) -> str:
 
     "mixed" is float16 on GPUs and bfloat16 on processors, by grappler's rewrite of the graph: it reaches modules of
     every kind, where Keras's policy reaches only Keras models. "auto" is mixed where the hardware multiplies such
-    numbers itself (tensor cores from compute capability 7.0, AMX or AVX512-BF16), else float32. An older GPU computes
-    in float32 in any case: grappler leaves its graphs alone.
+    numbers itself (tensor cores from compute capability 7.0, AMX or AVX512-BF16), else float32. Older GPUs, and
+    processors without AVX-512, compute in float32 in any case: grappler leaves their graphs alone.
     """
     on_gpu = devices[0].startswith("GPU")
-    mixed = wanted != "float32" and (_has_fast_halves(devices) or (wanted == "mixed" and not on_gpu))
+    slowly = wanted == "mixed" and not on_gpu and not _SLOW_HALVES.isdisjoint(_processor())
+    mixed = slowly or (wanted != "float32" and _has_fast_halves(devices))
     return ("mixed_float16" if on_gpu else "mixed_bfloat16") if mixed else "float32"
 
 
@@ -84,6 +89,9 @@ def _has_fast_halves(devices: list[str]) -> bool:
         chosen = [gpu for gpu in gpus if gpu.name.split("device:")[-1] in devices]
         details = [tf.config.experimental.get_device_details(gpu) for gpu in chosen]
         return all(detail.get("compute_capability", (0, 0)) >= (7, 0) for detail in details)
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+    return not _FAST_HALVES.isdisjoint(_processor())
+
+
+def _processor() -> list[str]:
+    """The words of the processor's description, its features among them."""
+    return _CPUINFO.read_text().split() if _CPUINFO.exists() else []

@@ -70,7 +70,7 @@ def tensorflow(backbone: Backbone, names: list[str], batch_size: int) -> Engine:
     strategy = devices.strategy(names)
     at_once = batch_size
 
-    @tf.function(autograph=False, reduce_retracing=True)  # for smaller batches no graph anew each time
+    @tf.function(autograph=False)
     def step(images: tf.Tensor) -> tf.Tensor:
         return strategy.experimental_local_results(strategy.run(_forward(backbone), args=(images,)))
 

@@ -129,20 +129,40 @@ def two_gpus(monkeypatch):
         ("auto", ["GPU:0"], "float32"),
         ("auto", ["GPU:0", "GPU:1"], "float32"),
         ("mixed", ["GPU:0"], "float32"),  # whatever is asked for: grappler would leave it so
-        ("mixed", ["CPU:0"], "mixed_bfloat16"),
     ],
 )
 def test_the_precision_is_one_that_the_chosen_devices_have(two_gpus, wanted, names, expected):
     assert devices.precision(wanted, names) == expected
 
 
-@pytest.mark.parametrize(("wanted", "short"), [("float32", False), ("mixed", True)])
-def test_float32_keeps_all_bits_and_leaves_the_process_as_it_was(two_gpus, wanted, short):
+@pytest.mark.parametrize(
+    ("features", "auto", "mixed"),
+    [
+        ("fpu avx2", "float32", "float32"),
+        ("fpu avx2 avx512f", "float32", "mixed_bfloat16"),
+        ("fpu avx512f avx512_bf16", "mixed_bfloat16", "mixed_bfloat16"),
+        (None, "float32", "float32"),  # a Mac
+    ],
+)
+def test_bfloat16_is_for_processors_that_have_it(tmp_path, monkeypatch, features, auto, mixed):
+    monkeypatch.setattr(devices, "_CPUINFO", tmp_path / "cpuinfo")
+    if features:
+        (tmp_path / "cpuinfo").write_text(f"model name\t: made up\nflags\t\t: {features}\n")
+    assert [devices.precision(wanted, ["CPU:0"]) for wanted in ("auto", "mixed")] == [auto, mixed]
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("wanted", ["float32", "mixed"])
+def test_float32_keeps_all_bits_and_leaves_the_process_as_it_was(two_gpus, wanted, before):
     enabled = tf.config.experimental.tensor_float_32_execution_enabled
-    assert enabled()
-    with devices.running_in(wanted, ["GPU:1"]):
-        assert enabled() == short
-    assert enabled()
+    found = enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(before)
+    try:
+        with devices.running_in(wanted, ["GPU:1"]):
+            assert enabled() == (before and wanted != "float32")
+        assert enabled() == before
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(found)
 
 
 @pytest.mark.parametrize(("given", "kept"), [(None, "true"), ("false", "false")])

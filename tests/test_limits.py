@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 import cache
-from extract import backbone, decode
+from extract import backbone, decode, devices
 from extract.run import extract
 from extract.settings import Settings
 from tests import modules
@@ -50,7 +50,8 @@ def test_mixed_precision_moves_a_vector_little_and_a_class_hardly_ever(flowers, 
         pytest.importorskip("openvino")
     root, reference, label_ids = flowers
     found, _ = vectors(root, engine=engine, precision="mixed")
-    assert not np.array_equal(found, reference)  # it was not float32 that ran
+    if devices.precision("mixed", ["CPU:0"]) != "float32":  # this processor has bfloat16, and it ran in that
+        assert not np.array_equal(found, reference)
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
     cosines = (found * reference).sum(1) / norms
     assert cosines.min() >= 0.99

@@ -8,8 +8,10 @@ import importlib
 import io
 import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -81,8 +83,25 @@ def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = 
 
 def import_tensorflow() -> None:
     """Imports TensorFlow without the lines on CUDA and oneDNN that it writes before anything can turn them off."""
-    with quiet_stderr():
+    with _interrupts_held_back(), quiet_stderr():
         importlib.import_module("tensorflow")
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Lets Ctrl-C wait for the end: some of what TensorFlow imports swallows it, and the run would go on."""
+    came = []
+    kinds = [kind for kind in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(kind) is signal.default_int_handler]
+    kinds = kinds if threading.current_thread() is threading.main_thread() else []  # others have no say in signals
+    for kind in kinds:
+        signal.signal(kind, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            signal.signal(kind, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Training that is stopped and goes on: real processes, real signals."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -147,6 +148,20 @@ def test_a_run_that_is_stopped_before_its_first_point_leaves_nothing(cache_dir, 
     assert child.returncode == 130
     assert errors.splitlines()[-1].startswith("interrupted")
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_tensorflow_is_imported_is_not_swallowed(tmp_path, kind):
+    (tmp_path / "tensorflow.py").write_text(
+        f"import os\ntry: os.kill(os.getpid(), {int(kind)})\nexcept BaseException: pass\n"
+    )
+    script = (
+        f"import signal, sys; signal.signal({int(kind)}, signal.default_int_handler); from cache import command\n"
+        "sys.exit(command.run(lambda _: command.import_tensorflow()))"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPO}"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted; run the same command again to go on\n")
 
 
 def test_a_device_that_is_not_there_is_told(cache_dir, tmp_path):

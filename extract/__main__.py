@@ -56,7 +56,8 @@ def parser() -> command.Parser:
         "--precision",
         choices=("auto", "float32", "mixed"),
         default="auto",
-        help="mixed: float16 on GPUs, bfloat16 on CPUs; auto: mixed where the hardware has it",
+        help="mixed: float16 on GPUs, bfloat16 on CPUs with AVX-512; auto: mixed where the hardware multiplies such "
+        "numbers itself",
     )
     flags.add_argument(
         "--engine",

@@ -92,7 +92,7 @@ def _match_index(plan: Plan, images: Images, directory: Path) -> set[str]:
         raise columns.damage(directory / store.INDEX, "shard_ids")
     # Shards may have been deleted, or have come, since the index was written: its numbers for them are not ours.
     place = {name: i for i, name in enumerate(plan.shards)}
-    renumber = np.array([place.get(name, MISSING) for name in index.shards] + [MISSING], np.int32)
+    renumber = np.array([place.get(name, MISSING) for name in index.shards], np.int32)
     missing = plan.missing
     at = _join(images.paths if len(missing) == len(images) else images.paths.take(missing), index.paths)
     known = np.flatnonzero(at != MISSING)

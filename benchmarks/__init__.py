@@ -1,1 +1,1 @@
-"""How fast each stage is, beside the limit that it has on the same machine: `python -m benchmarks`."""
+"""Measures each stage beside the limit that it has on the same machine: `python -m benchmarks`."""

@@ -1,6 +1,7 @@
-"""Bottlenecks from and to the disk: ours beside one mapped array, HDF5 read by h5py, TFRecord, and text files.
+"""Reading, writing and opening a cache: ours beside a mapped array, HDF5 read by h5py, TFRecord, and text files.
 
-All files are read from memory, where the first, uncounted turn leaves them: the disk is the same for all.
+The first turn, which is not counted, leaves all files in the system's page cache. So what is read comes from memory,
+and the figures do not depend on the disk.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
@@ -18,50 +20,54 @@ import tensorflow as tf
 import cache as bottlenecks
 from benchmarks import measure, synthetic
 from benchmarks.measure import Contender, Options, Result
-from cache import store
+from cache import layout
 from cache.reader import Cache
 from cache.writer import Writer
-from train import stream
-from train.stream import Images
+from train.data import batches
+from train.data.batches import Images
 
+SUITE = "cache"
 ROWS = 400_000  # 1 GB at float16
 BATCH = 100
-SUITE = "cache"
+OPEN_MB = 1000  # target of the memory of a process that opens ten million photos
+
+Key = TypeVar("Key")
 
 
 def reading(options: Options) -> Iterator[Result]:
-    """In order and at random, beside the same bytes in other forms."""
+    """Bottlenecks in order and in random batches, beside the same vectors in other formats."""
     folder = options.scratch / "reading"
     count = options.scaled(ROWS, least=500)
     cache = bottlenecks.open(synthetic.write(folder / "cache", count))
     array = _npy(folder / "vectors.npy", cache)
     hdf5 = _hdf5(folder / "vectors.h5", array)
-    few = array[: max(BATCH, count // 20)]  # the slow forms read fewer; what counts is the rate
-    records = _tfrecord(folder / "vectors.tfrecord", few)
-    texts = _texts(folder / "texts", few[: options.scaled(500, least=BATCH)])
+    subset = array[: max(BATCH, count // 20)]  # for the slow formats: rates compare whatever the amount
+    records = _tfrecord(folder / "vectors.tfrecord", subset)
+    texts = _texts(folder / "texts", subset[: options.scaled(500, least=BATCH)])
     gigabytes = array.nbytes / 1e9
-    step = stream.BLOCK_BYTES // Images(cache, np.arange(0)).row_bytes
+    step = batches.BLOCK_BYTES // Images(cache, np.arange(0)).row_bytes
     figures = measure.turns(
         {
-            "ours": measure.rate(gigabytes, lambda: _each(cache.bottlenecks, _blocks(count, step))),
+            "ours": measure.rate(gigabytes, lambda: _read_each(cache.bottlenecks, _blocks(count, step))),
             "memmap": measure.rate(gigabytes, lambda: _in_order(array, step)),
             "h5py": measure.rate(gigabytes, lambda: _in_order(hdf5, step)),
-            "TFRecord": measure.rate(few.nbytes / 1e9, lambda: _read_tfrecord(records)),
+            "TFRecord": measure.rate(subset.nbytes / 1e9, lambda: _read_tfrecord(records)),
         },
         options.repeats,
     )
     for name, target in (("memmap", 0.95), ("h5py", None), ("TFRecord", None)):
-        yield Result(SUITE, "read in order", "GB/s", figures["ours"], name, figures[name], target)
+        yield Result(SUITE, "read in order", "GB/s", figures["ours"], name, figures[name], target=target)
 
-    batches = options.scaled(1000, least=4)
-    slow = max(2, batches // 50)
-    random = np.random.default_rng(0).integers(count, size=(batches, BATCH))
+    batch_count = options.scaled(1000, least=4)
+    random = np.random.default_rng(0).integers(count, size=(batch_count, BATCH))
+    few = random[: max(2, batch_count // 50)]
     figures = measure.turns(
         {
-            "ours": measure.rate(batches * BATCH, lambda: _each(cache.bottlenecks, random)),
-            "memmap": measure.rate(batches * BATCH, lambda: _each(array.__getitem__, random)),
-            "h5py": measure.rate(slow * BATCH, lambda: _each(hdf5.__getitem__, map(np.unique, random[:slow]))),
-            "text": measure.rate(2 * BATCH, lambda: _each(_read_texts, [texts[:BATCH], texts[-BATCH:]])),
+            "ours": measure.rate(random.size, lambda: _read_each(cache.bottlenecks, random)),
+            "memmap": measure.rate(random.size, lambda: _read_each(array.__getitem__, random)),
+            # h5py takes only rows in ascending order, each once.
+            "h5py": measure.rate(few.size, lambda: _read_each(hdf5.__getitem__, map(np.unique, few))),
+            "text": measure.rate(2 * BATCH, lambda: _read_each(_read_texts, [texts[:BATCH], texts[-BATCH:]])),
         },
         options.repeats,
     )
@@ -70,13 +76,13 @@ def reading(options: Options) -> Iterator[Result]:
         ("h5py", "h5py", None),
         ("text", "a text file each, as the tutorial's", 100.0),
     ):
-        yield Result(SUITE, "random batches", "vectors/s", figures["ours"], reference, figures[name], target)
+        yield Result(SUITE, "random batches", "vectors/s", figures["ours"], reference, figures[name], target=target)
     hdf5.file.close()
     shutil.rmtree(folder)
 
 
 def writing(options: Options) -> Iterator[Result]:
-    """To the disk, flushed, with checksums and columns, beside numpy.save and a flush."""
+    """Shards with columns and checksums, flushed to the disk, beside numpy.save and a flush."""
     folder = options.scratch / "writing"
     folder.mkdir()
     vectors, _ = synthetic.vectors(options.scaled(ROWS // 4, least=500))
@@ -84,17 +90,17 @@ def writing(options: Options) -> Iterator[Result]:
     gigabytes = vectors.nbytes / 1e9
 
     def ours() -> None:
-        with Writer(folder / "cache", synthetic.MODULE.attributes()) as writer:
+        with Writer(folder / "cache", synthetic.BACKBONE.attributes()) as writer:
             for rows in blocks:
                 writer.append(rows)
 
-    def numpy() -> None:
+    def numpy_save() -> None:
         with open(folder / "vectors.npy", "wb") as file:
             np.save(file, vectors)
             file.flush()
             os.fsync(file.fileno())
 
-    def cleared(contender: Contender) -> float:
+    def into_empty_folder(contender: Contender) -> float:
         figure = contender()
         shutil.rmtree(folder)
         folder.mkdir()
@@ -102,24 +108,24 @@ def writing(options: Options) -> Iterator[Result]:
 
     figures = measure.turns(
         {
-            "ours": lambda: cleared(measure.rate(gigabytes, ours)),
-            "numpy": lambda: cleared(measure.rate(gigabytes, numpy)),
+            "ours": lambda: into_empty_folder(measure.rate(gigabytes, ours)),
+            "numpy": lambda: into_empty_folder(measure.rate(gigabytes, numpy_save)),
         },
         options.repeats,
     )
-    yield Result(SUITE, "write", "GB/s", figures["ours"], "numpy.save and fsync", figures["numpy"], 0.7)
+    yield Result(SUITE, "write", "GB/s", figures["ours"], "numpy.save and fsync", figures["numpy"], target=0.7)
     shutil.rmtree(folder)
 
 
 def opening(options: Options) -> Iterator[Result]:
-    """A cache of ten million images, beside reading its index's bytes."""
+    """A cache of ten million photos, beside reading the bytes of its index."""
     folder = synthetic.write(options.scratch / "opening", 1000)
     count = options.scaled(10_000_000, least=1000)
     synthetic.write_index(folder, np.arange(count, dtype=np.int32) % synthetic.CLASSES)
     figures = measure.turns(
         {
             "ours": measure.seconds(lambda: bottlenecks.open(folder)),
-            "bytes": measure.seconds((folder / store.INDEX).read_bytes),
+            "bytes": measure.seconds((folder / layout.INDEX).read_bytes),
         },
         options.repeats,
     )
@@ -127,7 +133,7 @@ def opening(options: Options) -> Iterator[Result]:
     yield Result(SUITE, case, "s", figures["ours"], "read the index's bytes", figures["bytes"])
     program = [sys.executable, "-c", f"import cache; cache.open({str(folder)!r})"]
     megabytes = [measure.command(program)[1] for _ in range(options.repeats)]
-    yield Result(SUITE, f"{case}, memory of the process", "MB", megabytes, target=1000)
+    yield Result(SUITE, f"{case}, memory of the process", "MB", megabytes, target=OPEN_MB)
     shutil.rmtree(folder)
 
 
@@ -135,10 +141,10 @@ CASES = (reading, writing, opening)
 
 
 def _npy(path: Path, cache: Cache) -> np.ndarray:
-    """All bottlenecks as one mapped array."""
-    array = np.lib.format.open_memmap(path, "w+", cache.dtype, (len(cache), cache.module.dimension))
+    """All bottlenecks in one .npy file, mapped."""
+    array = np.lib.format.open_memmap(path, "w+", cache.dtype, (len(cache), cache.backbone.dimension))
     done = 0
-    for vectors, _ in stream.sequential(Images(cache, np.arange(len(cache)))):
+    for vectors, _ in batches.sequential(Images(cache, np.arange(len(cache)))):
         array[done : done + len(vectors)] = vectors
         done += len(vectors)
     array.flush()
@@ -146,12 +152,14 @@ def _npy(path: Path, cache: Cache) -> np.ndarray:
 
 
 def _hdf5(path: Path, array: np.ndarray) -> h5py.Dataset:
+    """The array as a contiguous HDF5 dataset, open for reading."""
     with h5py.File(path, "w") as file:
         file.create_dataset("vectors", data=array)
     return h5py.File(path, "r")["vectors"]
 
 
 def _tfrecord(path: Path, vectors: np.ndarray) -> Path:
+    """The vectors as a TFRecord file, with one tf.train.Example of raw bytes for each."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for vector in vectors:
             feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[vector.tobytes()]))
@@ -161,7 +169,7 @@ def _tfrecord(path: Path, vectors: np.ndarray) -> Path:
 
 
 def _texts(folder: Path, vectors: np.ndarray) -> list[Path]:
-    """As the tutorial's script writes its bottlenecks: numbers with commas, a file each."""
+    """The vectors as the tutorial's script writes its bottlenecks: a file for each, with commas between the numbers."""
     folder.mkdir()
     files = [folder / f"{number:06}.txt" for number in range(len(vectors))]
     for file, vector in zip(files, vectors.astype(np.float32), strict=True):
@@ -170,9 +178,10 @@ def _texts(folder: Path, vectors: np.ndarray) -> list[Path]:
 
 
 def _in_order(array: np.ndarray | h5py.Dataset, step: int) -> None:
+    """Reads all rows, `step` at a time."""
     for start in range(0, len(array), step):
         block = array[start : start + step]
-        if isinstance(block, np.memmap):  # nothing is read before it is copied
+        if isinstance(block, np.memmap):  # a slice of a map reads nothing until it is copied
             np.array(block)
 
 
@@ -182,7 +191,9 @@ def _read_tfrecord(path: Path) -> None:
     def parse(records: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_raw(tf.io.parse_example(records, features)["vector"], tf.half)
 
-    _exhaust(tf.data.TFRecordDataset(str(path)).batch(1024).map(parse, num_parallel_calls=2).prefetch(2))
+    dataset = tf.data.TFRecordDataset(str(path)).batch(1024).map(parse, num_parallel_calls=2).prefetch(2)
+    for _ in dataset:
+        pass
 
 
 def _read_texts(files: list[Path]) -> np.ndarray:
@@ -190,14 +201,10 @@ def _read_texts(files: list[Path]) -> np.ndarray:
 
 
 def _blocks(count: int, step: int) -> Iterator[np.ndarray]:
+    """The rows 0 to `count`, `step` at a time."""
     return (np.arange(start, min(start + step, count)) for start in range(0, count, step))
 
 
-def _each(read: Callable[..., np.ndarray], keys: object) -> None:
-    for key in keys:  # type: ignore[attr-defined]
+def _read_each(read: Callable[[Key], np.ndarray], keys: Iterable[Key]) -> None:
+    for key in keys:
         read(key)
-
-
-def _exhaust(items: object) -> None:
-    for _ in items:  # type: ignore[attr-defined]
-        pass

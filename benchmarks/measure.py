@@ -1,28 +1,30 @@
-"""Measuring on a machine that others use too: contenders take turns, and their ratio is taken turn by turn."""
+"""Measuring on a machine that others use too: contenders take turns, and each turn gives a ratio."""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cache.bar import bar
-from cache.command import cores
-from cache.errors import UserError
+from cache.errors import UserError, first_line
+from cache.process import cores
 
 # Runs once and returns its figure: a rate, seconds, or megabytes.
 Contender = Callable[[], float]
 
 SMALLER_IS_BETTER = ("s", "MB")
-# A process of its own in between: until a new program has started, its memory counts as that of who started it.
+# Runs a command as the child of a small process. A child of this process would begin with the memory of this one, which
+# holds TensorFlow and gigabytes of data, and that would count as the command's peak.
 _WATCH = """
 import resource, subprocess, sys, time
 began = time.perf_counter()
@@ -33,37 +35,43 @@ _PACKAGES = ("tensorflow", "keras", "openvino", "numpy", "h5py", "scikit-learn",
 
 @dataclass(frozen=True)
 class Options:
-    """What the flags say that concerns every suite."""
+    """The flags that concern every suite."""
 
-    repeats: int  # turns that each contender takes
-    scale: float  # of the sizes of what is measured; 1 gives figures worth keeping
-    photos: Path | None  # folder of class folders
+    repeats: int  # turns of each contender
+    scale: float  # factor of the size of what is measured; 1 gives figures worth keeping
+    photos: Path | None  # has a subfolder for each class; None if no chosen suite needs photos
     scratch: Path  # deleted at the end
 
     def scaled(self, size: int, least: int = 1) -> int:
+        """`size` times the scale, but not below `least`."""
         return max(least, round(size * self.scale))
 
     @property
+    def half_repeats(self) -> int:
+        """Turns of contenders that take many seconds each: half as many, rounded up."""
+        return math.ceil(self.repeats / 2)
+
+    @property
     def seconds(self) -> float:
-        """How long one turn of something that could run for ever lasts."""
+        """How long a turn lasts if the contender could run for any time."""
         return max(0.05, min(3.0, 3 * self.scale))
 
 
 @dataclass(frozen=True)
 class Result:
-    """One case: what was measured of ours, and of the reference in the same turns."""
+    """One case: our figures, and those of the reference from the same turns."""
 
     suite: str
     case: str
     unit: str
-    ours: Sequence[float]  # one figure a turn
+    ours: Sequence[float]  # one figure for each turn
     reference_name: str | None = None
     reference: Sequence[float] | None = None
-    target: float | None = None  # of the ratio; of our own figure where there is no reference
+    target: float | None = field(default=None, kw_only=True)  # of the ratio; without a reference, of our own figure
 
     @property
     def ratios(self) -> list[float]:
-        """How many times better ours was than the reference, turn by turn."""
+        """How many times better ours was than the reference, in each turn."""
         pairs = zip(self.ours, self.reference or (), strict=bool(self.reference))
         if self.unit in SMALLER_IS_BETTER:
             return [reference / ours for ours, reference in pairs]
@@ -71,7 +79,7 @@ class Result:
 
     @property
     def met(self) -> bool | None:
-        """None where nothing was aimed at."""
+        """Whether the target is met; None if there is none."""
         if self.target is None:
             return None
         if self.reference:
@@ -80,59 +88,61 @@ class Result:
         return figure <= self.target if self.unit in SMALLER_IS_BETTER else figure >= self.target
 
 
-def turns(contenders: Mapping[str, Contender], repeats: int, warm: bool = True) -> dict[str, list[float]]:
-    """The figures of each contender, `repeats` of them, A B C A B C: what slows the machine down meets all alike.
+def turns(contenders: Mapping[str, Contender], repeats: int, *, warm_up: bool = True) -> dict[str, list[float]]:
+    """`repeats` figures of each contender, in turns A B C, C B A, A B C, so that a slow minute slows all of them down.
 
-    With `warm`, each runs once before, uncounted: files get into memory, graphs are traced, threads started.
+    With `warm_up`, each runs once before without being counted: that reads files into memory, traces graphs and starts
+    threads.
     """
-    if warm:
+    if warm_up:
         for contender in contenders.values():
             contender()
     figures: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in bar(range(repeats), desc="turns", leave=False):
-        # Every other turn backwards, so that none always follows the same one.
+        # Every second turn goes backwards, so that no contender always follows the same other one.
         for name in list(contenders)[:: -1 if turn % 2 else 1]:
             figures[name].append(contenders[name]())
     return figures
 
 
 def rate(amount: float, work: Callable[[], object]) -> Contender:
-    """Does `amount` of something a turn; the figure is how much a second."""
+    """Its figure is amounts per second, where one call of `work` does `amount`."""
     return lambda: amount / _seconds(work)
 
 
 def rate_for(seconds: float, amount: float, work: Callable[[], object]) -> Contender:
-    """The same, doing `work` again until `seconds` are over: for contenders of very different speeds."""
+    """Like `rate`, but repeats `work` until `seconds` are over: for contenders of very different speeds."""
 
     def figure() -> float:
-        began, done = time.perf_counter(), 0.0
-        while (spent := time.perf_counter() - began) < seconds or not done:
+        began, done, spent = time.perf_counter(), 0.0, 0.0
+        while not done or spent < seconds:
             work()
             done += amount
+            spent = time.perf_counter() - began
         return done / spent
 
     return figure
 
 
 def seconds(work: Callable[[], object]) -> Contender:
-    """The figure is how long `work` takes."""
+    """Its figure is the seconds that `work` takes."""
     return lambda: _seconds(work)
 
 
 def command(arguments: Sequence[str]) -> tuple[float, float]:
-    """Seconds of a command, and the most memory that it took, MB. Raises UserError where it fails."""
+    """Runs a command; returns its seconds and its peak memory in MB. Raises UserError if it fails."""
     done = subprocess.run([sys.executable, "-c", _WATCH, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{' '.join(arguments[:3])} failed ({done.stderr.strip()})")
-    spent, most = done.stdout.splitlines()[-1].split()
-    return float(spent), float(most) / (1e6 if sys.platform == "darwin" else 1e3)  # macOS counts bytes, Linux kB
+    spent, peak = done.stdout.splitlines()[-1].split()
+    return float(spent), float(peak) / (1e6 if sys.platform == "darwin" else 1e3)  # macOS counts bytes, Linux kB
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results as a table in Markdown, so that it can be kept in a README as it is."""
-    head = ("suite", "case", "ours", "reference", "ratio, median [min..max]", "target", "met?")
-    rows = [head, *(_row(result) for result in results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    """The results as a table in Markdown, to be pasted into a README."""
+    header = ("suite", "case", "ours", "reference", "ratio, median [min..max]", "target", "met?")
+    rows = [header, *(_row(result) for result in results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
@@ -141,7 +151,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def write_json(path: Path, results: Sequence[Result], options: Options) -> None:
-    """The same for programs, with every turn's figure. Raises UserError where it cannot be written."""
+    """Writes the results as JSON, with the figure of every turn. Raises UserError if the file cannot be written."""
     content = {
         "machine": machine(),
         "repeats": options.repeats,
@@ -151,11 +161,11 @@ def write_json(path: Path, results: Sequence[Result], options: Options) -> None:
     try:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --json") from None
+        raise UserError(f"cannot write {path}: {first_line(error)}; choose another --json") from None
 
 
 def machine() -> dict[str, Any]:
-    """What figures depend on: processor, cores, versions."""
+    """What the figures depend on: processor, cores, and versions of Python and packages."""
     cpuinfo = Path("/proc/cpuinfo")
     models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     return {

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cache import command
+from cache import console
 from cache.errors import CacheError
 
+if TYPE_CHECKING:
+    from cache.verify import Damage
+
 COMMANDS = {
-    "info": "tell what is in the cache: images, classes, shards, thumbnails, module, engine and precision, rejected "
+    "info": "print what is in the cache: photos, classes, shards, thumbnails, module, engine and precision, rejected "
     "files",
     "verify": "read every byte and compare it with its checksum; exit status 2 if any differs",
     "compact": "merge small shards and drop the bottlenecks and thumbnails that no image uses any more; training and "
@@ -21,14 +23,14 @@ COMMANDS = {
 }
 
 
-def parser() -> command.Parser:
-    flags = command.Parser(prog="python -m cache", description="Looks after a cache of bottlenecks.")
+def parser() -> console.Parser:
+    flags = console.Parser(prog="python -m cache", description="Looks after a cache of bottlenecks.")
     commands = flags.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help_text in COMMANDS.items():
         one = commands.add_parser(name, help=help_text, description=help_text)
         one.add_argument(
             "directory",
-            type=command.path,
+            type=console.path,
             metavar="DIR",
             default=argparse.SUPPRESS,
             help="a cache_dir, or a backbone's folder in it",
@@ -36,7 +38,7 @@ def parser() -> command.Parser:
         one.add_argument(
             "--json",
             action="store_true",
-            help="print it for programs: a list, an entry for each backbone and each distorted version of it",
+            help="print it for programs: a list, an entry for each backbone and each of its augmentations",
         )
         if name == "verify":
             one.add_argument(
@@ -49,18 +51,17 @@ def parser() -> command.Parser:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parser().parse_args(arguments)
-    from cache import store
+    from cache import layout
 
-    found = store.directories(Path(flags.directory))
+    found = layout.directories(Path(flags.directory))
     if not found:
         raise CacheError(f"{flags.directory} holds no bottlenecks; give the --cache_dir of an extraction")
-    work: Callable[[Path], tuple[dict[str, Any], list[str]]]
-    if flags.command == "verify":
-        work = lambda directory: _verify(directory, flags.repair)  # noqa: E731
+    if flags.command == "verify" and flags.repair:
+        work = _repair
     else:
-        work = {"info": _info, "compact": _compact}[flags.command]
+        work = {"info": _info, "verify": _verify, "compact": _compact}[flags.command]
     results = []
-    for directory in [folder for plain in found for folder in (plain, *store.versions(plain))]:
+    for directory in [folder for plain in found for folder in (plain, *layout.augmentations(plain))]:
         content, lines = work(directory)
         results.append(content)
         if not flags.json:
@@ -82,14 +83,23 @@ def _info(directory: Path) -> tuple[dict[str, Any], list[str]]:
     return content, info.lines(content)
 
 
-def _verify(directory: Path, repair: bool) -> tuple[dict[str, Any], list[str]]:
+def _verify(directory: Path) -> tuple[dict[str, Any], list[str]]:
     from cache import verify
 
-    found = verify.repair(directory) if repair else verify.find(directory)
+    return _report(directory, verify.find(directory), repaired=False)
+
+
+def _repair(directory: Path) -> tuple[dict[str, Any], list[str]]:
+    from cache import repair
+
+    return _report(directory, repair.repair(directory), repaired=True)
+
+
+def _report(directory: Path, found: list[Damage], repaired: bool) -> tuple[dict[str, Any], list[str]]:
     content = {
         "directory": str(directory),
         "sound": not found,
-        "repaired": repair and bool(found),
+        "repaired": repaired and bool(found),
         "damage": [
             {
                 "path": str(damage.path),
@@ -101,35 +111,38 @@ def _verify(directory: Path, repair: bool) -> tuple[dict[str, Any], list[str]]:
     }
     if not found:
         return content, [f"{directory}: sound"]
-    end = [f"{directory}: repaired; the next extraction makes again what was dropped"] if repair else []
+    end = [f"{directory}: repaired; the next extraction makes again what was dropped"] if repaired else []
     return content, [*map(str, found), *end]
 
 
 def _compact(directory: Path) -> tuple[dict[str, Any], list[str]]:
-    from cache import compact, store
+    from cache import compact, layout
 
-    if not (directory / store.INDEX).exists():  # what an extraction is making need not keep the others from it
-        count = len(store.shard_names(directory))
-        left = compact.Result(count, count, 0, 0, 0, 0, 0)
-        return {"directory": str(directory), **vars(left)}, [f"{directory}: left alone, its extraction has not ended"]
+    if not (directory / layout.INDEX).exists():  # an extraction that has not ended is no reason to fail for the others
+        count = len(layout.shard_names(directory))
+        unchanged = compact.Result(count, count, 0, 0, 0, 0, 0)
+        return {"directory": str(directory), **vars(unchanged)}, [
+            f"{directory}: left alone, its extraction has not ended"
+        ]
     result = compact.compact(directory)
     content = {"directory": str(directory), **vars(result)}
+    shards = console.counted(result.shards_before, "shard")
     before = result.shards_before, result.thumbnail_files_before
     after = result.shards_after, result.thumbnail_files_after
     if before == after and not result.rows_dropped and not result.thumbnails_dropped:
-        return content, [f"{directory}: {_shards(result.shards_before)}, nothing to compact"]
-    of_thumbnails = (
-        f"{before[1]} files of thumbnails became {after[1]}, {result.thumbnails_dropped:,} unused thumbnails dropped, "
-    )
-    return content, [
-        f"{directory}: {_shards(before[0])} became {after[0]}, {result.rows_dropped:,} unused bottlenecks dropped, "
-        f"{of_thumbnails if before[1] else ''}{result.bytes_freed / 1e6:,.1f} MB freed"
-    ]
+        return content, [f"{directory}: {shards}, nothing to compact"]
+    parts = [f"{shards} became {after[0]}", f"{console.counted(result.rows_dropped, 'unused bottleneck')} dropped"]
+    if before[1]:
+        parts.append(f"{console.counted(before[1], 'file')} of thumbnails became {after[1]}")
+        parts.append(f"{console.counted(result.thumbnails_dropped, 'unused thumbnail')} dropped")
+    parts.append(f"{result.bytes_freed / 1e6:,.1f} MB freed")
+    return content, [f"{directory}: {', '.join(parts)}"]
 
 
-def _shards(count: int) -> str:
-    return f"{count} shard" + "s" * (count != 1)
+def script() -> int:
+    """The command `retrain-cache`."""
+    return console.run(main)
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    sys.exit(script())

@@ -1,4 +1,4 @@
-"""The bar that shows how far long work is."""
+"""The bar that shows the progress of long work."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-LOGGED = 30  # seconds between two states of the bar where they do not replace each other, but fill a log
+_LOG_SECONDS = 30
 
 
 def bar(items: Iterable[Any] | None = None, desc: str | None = None, **settings: Any) -> tqdm:
-    """tqdm's, on standard error, with its `settings`; of a log that standard error goes to it does not fill pages."""
-    redrawn = sys.stderr.isatty() or "ipykernel" in sys.modules  # notebooks say that they are no terminal
-    seconds = {} if redrawn else {"mininterval": LOGGED, "maxinterval": LOGGED}
-    return tqdm(items, desc, **seconds, **settings)
+    """A tqdm bar on stderr. If stderr is a log file, it refreshes every 30 s only. `settings` are tqdm's."""
+    redraws = sys.stderr.isatty() or "ipykernel" in sys.modules  # notebooks do not claim to be a terminal
+    intervals = {} if redraws else {"mininterval": _LOG_SECONDS, "maxinterval": _LOG_SECONDS}
+    return tqdm(items, desc, **intervals, **settings)

@@ -1,4 +1,4 @@
-"""Makes a cache smaller and its reading faster: merges small files, drops rows that no image uses any more."""
+"""Makes a cache smaller and faster to read: merges small files, drops rows that no photo uses any more."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import columns, reader, shard, store, thumbnails
+from cache import files, reader, shard, thumbnails
+from cache import index as indexes
 from cache.bar import bar
+from cache.index import Index
+from cache.layout import INDEX, SHARDS, THUMBNAILS
 from cache.reader import Cache
 from cache.shard import Rows, Shard
-from cache.store import INDEX, SHARDS, THUMBNAILS
-from cache.strings import Strings
+from cache.store import sweepable, withdrawing
+from cache.strings import ABSENT, Strings
+from cache.table import check_rows
 from cache.thumbnails import Thumbnails
 from cache.writer import COMMIT_BYTES
 
-_FULL = 0.5  # of COMMIT_BYTES: a shard of as much, all of it used, is left as it is
+_FULL = 0.5  # a shard of at least this share of COMMIT_BYTES, all of it used, stays as it is
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,14 @@ class Result:
 
 
 def compact(directory: Path) -> Result:
-    """Rewrites the shards that are small or hold unused rows; images of one shard come to lie in the index's order.
+    """Rewrites the shards that are small or hold unused rows; the rows of a new shard are in the index's order.
 
-    Shards that are in no index yet, such as those of an extraction that is running, stay. It may be killed at any
-    moment, and readers go on meanwhile: new shards, the new index, and only then the old shards' end. The same is done
-    to thumbnails. Raises CacheError for a damaged cache, UserError when it cannot be written.
+    Shards that no index names yet, such as those of a running extraction, stay. It may be killed at any
+    moment, and readers may go on meanwhile: it writes new shards, then the index, and only then deletes the old shards.
+    It does the same to thumbnails. Raises CacheError for a damaged cache, UserError when it cannot be written.
     """
-    with store.locked(directory, required=True):
-        store.sweep(directory)
+    with files.locked(directory, required=True):
+        files.sweep(sweepable(directory))
         cache = reader.open(directory)
         shards_before, shards_after, rows_dropped, freed = _compact_shards(cache)
         files_before, files_after, thumbnails_dropped, freed_too = _compact_thumbnails(cache)
@@ -64,35 +68,35 @@ def _compact_shards(cache: Cache) -> tuple[int, int, int, int]:
     old = _to_rewrite(cache)
     if not old:
         return len(cache.shards), len(cache.shards), 0, 0
-    columns.check_rows(directory / INDEX, cache.table)
+    check_rows(directory / INDEX, cache.table)
     for number in old:
-        columns.check_rows(cache.shards[number].path, cache.shards[number].table)
-    with store.withdrawing(directory) as new:
-        index, kept = _rewritten(cache, old, new)
-        store.write_index(directory, cache.module, index)
+        check_rows(cache.shards[number].path, cache.shards[number].table)
+    with withdrawing(directory) as new:
+        rewritten, kept = _rewritten(cache, old, new)
+        indexes.write(directory, cache.backbone, rewritten)
     before = sum(opened.path.stat().st_size for opened in cache.shards)
     for number in old:
         cache.shards[number].path.unlink(missing_ok=True)
-    columns.sync(directory / SHARDS)
-    after = sum((directory / SHARDS / name).stat().st_size for name in index.shards)
+    files.sync(directory / SHARDS)
+    after = sum((directory / SHARDS / name).stat().st_size for name in rewritten.shards)
     dropped = sum(len(cache.shards[number]) for number in old) - kept
-    return len(cache.shards), len(index.shards), dropped, before - after
+    return len(cache.shards), len(rewritten.shards), dropped, before - after
 
 
 def _compact_thumbnails(cache: Cache) -> tuple[int, int, int, int]:
     """Files of thumbnails before and after, thumbnails dropped, bytes freed."""
     directory = cache.directory
-    files = [(file, rows) for file, rows, _ in thumbnails.used(directory, cache.index)]
+    found = [(file, rows) for file, rows, _ in thumbnails.used(directory, cache.index)]
     old = [
         (file, rows)
-        for file, rows in files
+        for file, rows in found
         if len(rows) < len(file) or file.rows.thumbnails.length() < _FULL * COMMIT_BYTES
     ]
     dropped = sum(len(file) - len(rows) for file, rows in old)
     if not dropped and len(old) < 2:
-        return len(files), len(files), 0, 0
+        return len(found), len(found), 0, 0
     for file, _ in old:
-        columns.check_rows(file.path, file.table)
+        check_rows(file.path, file.table)
     before, new = sum(file.path.stat().st_size for file, _ in old), []
     try:
         for parts in _together(file.rows.take(rows) for file, rows in old if len(rows)):
@@ -105,9 +109,9 @@ def _compact_thumbnails(cache: Cache) -> tuple[int, int, int, int]:
         raise
     for file, _ in old:
         file.path.unlink(missing_ok=True)
-    columns.sync(directory / THUMBNAILS)
+    files.sync(directory / THUMBNAILS)
     freed = before - sum(path.stat().st_size for path in new)
-    return len(files), len(files) - len(old) + len(new), dropped, freed
+    return len(found), len(found) - len(old) + len(new), dropped, freed
 
 
 def _together(parts: Iterable[Thumbnails]) -> Iterator[list[Thumbnails]]:
@@ -123,7 +127,7 @@ def _together(parts: Iterable[Thumbnails]) -> Iterator[list[Thumbnails]]:
 
 
 def _to_rewrite(cache: Cache) -> list[int]:
-    """The shards (places in cache.shards) that hold unused rows, and the small ones that can be merged with another."""
+    """The shards (places in cache.shards) that hold unused rows, and the small ones that can be merged."""
     used, chosen = cache.used_rows(), []
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number, opened in enumerate(cache.shards):
@@ -136,52 +140,52 @@ def _to_rewrite(cache: Cache) -> list[int]:
 
 
 def _how_made(opened: Shard) -> tuple:
-    """What rows of one shard have in common."""
+    """What all rows of one shard have in common."""
     made = opened.attributes
     return made.get("precision"), made.get("engine"), opened.rows.bottlenecks.dtype.name
 
 
-def _rewritten(cache: Cache, old: list[int], new: list[str]) -> tuple[store.Index, int]:
-    """Writes the used rows of the `old` shards as `new` ones; the index that names these, and the number of rows."""
-    directory, index = cache.directory, cache.index
+def _rewritten(cache: Cache, old: list[int], new: list[str]) -> tuple[Index, int]:
+    """Writes the used rows of the `old` shards to `new` ones. Returns the index that names these, and the number of
+    rows."""
+    directory, old_index = cache.directory, cache.index
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number in old:
         groups[_how_made(cache.shards[number])].append(number)
-    names = list(index.shards)
-    shard_ids, shard_rows = np.array(index.shard_ids), np.array(index.shard_rows)
+    names = list(old_index.shards)
+    shard_ids, shard_rows = np.array(old_index.shard_ids), np.array(old_index.shard_rows)
     kept = 0
     for numbers in groups.values():
         attributes = cache.shards[numbers[0]].attributes
-        for images, rows in bar(_chunks(cache, numbers), desc="compact", unit=" shards", leave=False, delay=1):
+        for users, rows in bar(_chunks(cache, numbers), desc="compact", unit=" shards", leave=False, delay=1):
             new.append(shard.write(directory / SHARDS, attributes, [rows]))
             names.append(new[-1])
-            shard_ids[images[0]], shard_rows[images[0]] = len(names) - 1, images[1]
+            shard_ids[users[0]], shard_rows[users[0]] = len(names) - 1, users[1]
             kept += len(rows)
     there = [number for number in range(len(names)) if number not in set(old)]
-    renumbered = np.full(len(names), -1, np.int32)
+    renumbered = np.full(len(names), ABSENT, np.int32)
     renumbered[there] = np.arange(len(there))
     shards = [names[number] for number in there]
-    return replace(index, shards=shards, shard_ids=renumbered[shard_ids], shard_rows=shard_rows), kept
+    return replace(old_index, shards=shards, shard_ids=renumbered[shard_ids], shard_rows=shard_rows), kept
 
 
 def _chunks(cache: Cache, numbers: list[int]) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], Rows]]:
     """The used rows of the shards `numbers`, each once, at most COMMIT_BYTES at a time, in the index's order.
 
-    With them the images (int64 [n]) that use them, and for each its row among them (int32 [n]).
+    With them come the photos (int64 [n]) that use them, and for each photo its row among them (int32 [n]).
     """
-    index = cache.index
-    images = np.flatnonzero(np.isin(index.shard_ids, numbers))
-    ids, rows = index.shard_ids[images].astype(np.int64), index.shard_rows[images].astype(np.int64)
-    # Copies of one image share a row.
+    photos = np.flatnonzero(np.isin(cache.index.shard_ids, numbers))
+    ids, rows = cache.index.shard_ids[photos].astype(np.int64), cache.index.shard_rows[photos].astype(np.int64)
+    # Copies of one photo share a row.
     _, first, which = np.unique(ids << 32 | rows, return_index=True, return_inverse=True)
     order = np.argsort(first)
     first, rank = first[order], np.argsort(order)[which]
-    at_once = max(1, COMMIT_BYTES // (cache.module.dimension * cache.shards[numbers[0]].rows.bottlenecks.itemsize))
+    at_once = max(1, COMMIT_BYTES // (cache.backbone.dimension * cache.shards[numbers[0]].rows.bottlenecks.itemsize))
     for start in range(0, len(first), at_once):
         taken = first[start : start + at_once]
         inside = np.flatnonzero((rank >= start) & (rank < start + at_once))
         places = (rank[inside] - start).astype(np.int32)
-        yield (images[inside], places), _take(cache, ids[taken], rows[taken])
+        yield (photos[inside], places), _take(cache, ids[taken], rows[taken])
 
 
 def _take(cache: Cache, ids: np.ndarray, rows: np.ndarray) -> Rows:

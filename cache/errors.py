@@ -1,13 +1,18 @@
-"""Errors that a user can cause; `command.run` tells them in one line."""
+"""Errors that a user can cause. `console.run` prints them as one line."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+REPAIR = "run `python -m cache verify --repair` on the cache and extract again"
+_LONGEST = 200  # characters of a reason that somebody else's library gives
+
 
 class UserError(Exception):
-    """Something the user can put right: one line that names the thing and the remedy."""
+    """Something that the user can fix: one line that names the thing and the remedy."""
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())  # a name that it quotes may hold anything
+        return " ".join(super().__str__().splitlines())  # a name quoted in it may hold line ends
 
 
 class CacheError(UserError):
@@ -15,4 +20,20 @@ class CacheError(UserError):
 
 
 class UnreadableError(CacheError):
-    """A file of a cache that may be sound, but that this program cannot read, or not now: nobody may delete it."""
+    """A file of a cache that may be sound, but that this program cannot read, or not now. Nobody may delete it."""
+
+
+def damage(path: Path, reason: str) -> CacheError:
+    """The error for a file of a cache that does not hold what was written."""
+    return CacheError(f"{path} is damaged ({reason}); {REPAIR}")
+
+
+def first_line(error: BaseException) -> str:
+    """The reason in one line: the system's word for it, else the first line of the message that says something, without
+    the names of operations that TensorFlow adds, else the error's type."""
+    reason = getattr(error, "strerror", None) or str(error)
+    for line in reason.splitlines():
+        text = line.rpartition("}} ")[2].partition(" [Op:")[0].strip()
+        if text and text != "Graph execution error:":
+            return text[:_LONGEST]
+    return type(error).__name__

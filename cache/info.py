@@ -10,25 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from cache import reader, shard, store, thumbnails
+from cache import layout, reader, rejected, shard, thumbnails
+from cache.console import counted
 from cache.errors import CacheError
+from cache.layout import INDEX, REJECTED, SHARDS
 from cache.reader import Cache
-from cache.store import INDEX, REJECTED, SHARDS
+from cache.store import read_info
 
 
 def describe(directory: Path) -> dict[str, Any]:
-    """What one backbone's folder holds, as JSON has it. Raises CacheError when it is damaged."""
-    module = store.module_of(directory)
+    """What one folder of bottlenecks holds, for JSON. Raises CacheError when it is damaged."""
+    backbone = read_info(directory)
     shards = list(_shards(directory))
     content: dict[str, Any] = {
         "directory": str(directory),
-        "module": module.module,
-        "fingerprint": module.fingerprint,
-        "image_height": module.image_height,
-        "image_width": module.image_width,
-        "preprocessing": module.preprocessing,
-        "version": store.version_of(directory),  # of distorted images; None: the plain ones
-        "dimension": module.dimension,
+        "module": backbone.module,
+        "fingerprint": backbone.fingerprint,
+        "image_height": backbone.image_height,
+        "image_width": backbone.image_width,
+        "preprocessing": backbone.preprocessing,
+        "version": layout.augmentation_number(directory),  # None for the plain bottlenecks
+        "dimension": backbone.dimension,
         "rows": sum(one["rows"] for one in shards),
         "bytes": sum(one["bytes"] for one in shards),
         "shards": shards,
@@ -36,7 +38,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "images": None,
         "unused_rows": None,
         "classes": None,
-        "rejected": len(store.read_rejected(directory)),
+        "rejected": len(rejected.read(directory)),
         "thumbnails": None,
     }
     if (directory / INDEX).exists():
@@ -54,7 +56,7 @@ def describe(directory: Path) -> dict[str, Any]:
 
 
 def _shards(directory: Path) -> Iterator[dict[str, Any]]:
-    for name in store.shard_names(directory):
+    for name in layout.shard_names(directory):
         path = directory / SHARDS / name
         try:
             opened, size = shard.read(path), path.stat().st_size
@@ -75,39 +77,41 @@ def _shards(directory: Path) -> Iterator[dict[str, Any]]:
 def lines(content: dict[str, Any]) -> list[str]:
     """The same for people."""
     made = Counter((s["dtype"], s["engine"], s["precision"]) for s in content["shards"])
-    rejected = content["rejected"]
-    see = f", see {Path(content['directory'], REJECTED)}" if rejected else ""
-    told = [
+    count = content["rejected"]
+    rejected_line = f"  rejected       {count} files"
+    rejected_line += f", see {Path(content['directory'], REJECTED)}" if count else ""
+    described = [
         content["directory"],
         f"  module         {content['module']}, fingerprint {content['fingerprint']}",
         f"  image size     {content['image_height']} x {content['image_width']} pixels, {content['preprocessing']}",
         f"  shards         {len(content['shards'])} with {content['rows']:,} bottlenecks of {content['dimension']} "
         f"values, {content['bytes'] / 1e6:,.1f} MB",
     ]
-    told += [
-        f"  made as        {dtype} by {engine} in {precision}: {count} shard{'s' * (count != 1)}"
+    described += [
+        f"  made as        {dtype} by {engine} in {precision}: {counted(count, 'shard')}"
         for (dtype, engine, precision), count in sorted(made.items(), key=str)
     ]
     if content["classes"] is None:
         return [
-            *told,
+            *described,
             "  labelled       nothing yet: the extraction has not ended; run it again to go on",
-            f"  rejected       {rejected} files{see}",
+            rejected_line,
         ]
     unused, shown = content["unused_rows"], content["thumbnails"]
-    labelled = f"  labelled       {content['images']:,} images of {len(content['classes'])} classes"
-    if content["version"]:  # the plain ones have told the rest
-        return [*told, labelled]
+    labelled = f"  labelled       {content['images']:,} photos of {len(content['classes'])} classes"
+    if content["version"]:  # the rest is in the lines of the plain bottlenecks
+        return [*described, labelled]
     return [
-        *told,
-        f"  unused         {unused:,} bottlenecks" + (", which `python -m cache compact` drops" if unused else ""),
+        *described,
+        f"  unused         {counted(unused, 'bottleneck')}"
+        + (", which `python -m cache compact` drops" if unused else ""),
         f"  image_dir      {content['image_dir']}",
         labelled,
         *(f"    {count:>9,}  {label}" for label, count in content["classes"].items()),
-        f"  thumbnails     of {shown['images']:,} images, {shown['bytes'] / 1e6:,.1f} MB"
+        f"  thumbnails     of {shown['images']:,} photos, {shown['bytes'] / 1e6:,.1f} MB"
         if shown["files"]
         else "  thumbnails     none: `python -m extract --thumbnails` makes them",
-        f"  rejected       {rejected} files{see}",
+        rejected_line,
     ]
 
 
@@ -115,7 +119,7 @@ def _thumbnails(cache: Cache) -> dict[str, int]:
     found = list(thumbnails.used(cache.directory, cache.index))
     return {
         "files": len(found),
-        "images": sum(len(images) for _, _, images in found),
+        "images": sum(len(photos) for _, _, photos in found),
         "rows": sum(len(file) for file, _, _ in found),
         "bytes": sum(file.path.stat().st_size for file, _, _ in found),
     }

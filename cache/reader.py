@@ -1,4 +1,4 @@
-"""A cache opened for reading: bottlenecks as maps of its shards, with today's labels and paths."""
+"""A cache opened for reading: its bottlenecks as maps of the shards, with today's labels and paths."""
 
 from __future__ import annotations
 
@@ -12,44 +12,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache import columns
-from cache.columns import Table
-from cache.errors import CacheError
+from cache import hdf5, layout, shard
+from cache import index as indexes
+from cache.errors import CacheError, damage
+from cache.index import Index, points_inside
+from cache.layout import BACKBONE, INDEX, BackboneInfo
 from cache.shard import Shard
-from cache.store import (
-    BACKBONE,
-    INDEX,
-    Index,
-    Module,
-    check_index,
-    directories,
-    distorted_module,
-    module_of,
-    open_shard,
-    read_index_table,
-    versions,
-)
-from cache.strings import Lookup, Strings
+from cache.store import read_info
+from cache.strings import ABSENT, Strings, find
+from cache.table import Table
 
 if TYPE_CHECKING:
     import pandas
     import tensorflow as tf
 
-_FEW = 1024  # rows that are gathered one by one without a look at whether they lie in a row
-_LONG = 8  # rows in a row, on average, from which copying them as one slice is faster
-_NEAR_BYTES = 32 << 10  # between two rows of a shard: less than that is read along, as it takes no longer
-_TRIES = 10  # to open a cache whose shards are replaced at the same time
+_FEW = 1024  # up to so many rows are gathered one by one, without looking for runs of adjacent rows
+_LONG = 8  # average length of a run of adjacent rows from which copying it as one slice is faster
+_NEAR_BYTES = 32 << 10  # a gap between two rows that is smaller than this is read too, since that takes no longer
+_TRIES = 10  # to open a cache whose shards are being replaced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cache:
-    """An opened cache of N images, as it was at that moment: a writer that changes it meanwhile is not seen."""
+    """An opened cache of N photos, as it was at that moment: later changes by a writer do not show."""
 
     directory: Path
-    module: Module
+    backbone: BackboneInfo
     index: Index
     shards: Sequence[Shard]  # in the order of index.shards
-    table: Table  # the index's images, with their checksums
+    table: Table  # the photos of the index, with their checksums
 
     @property
     def labels(self) -> list[str]:
@@ -58,7 +49,7 @@ class Cache:
 
     @property
     def label_ids(self) -> np.ndarray:
-        """int32 [N]: each image's class, a place in `labels`."""
+        """int32 [N]: the class of each photo, its place in `labels`."""
         return self.index.label_ids
 
     @property
@@ -82,51 +73,53 @@ class Cache:
     def mapped(self) -> Iterator[tuple[slice, np.ndarray]]:
         """All bottlenecks without copying any: read-only maps [n, D] of the files, float16 or float32.
 
-        Each comes with the slice of the images (of `paths` and `label_ids`) whose bottlenecks it holds, in order.
+        Each comes with the slice of the photos (of `paths` and `label_ids`) whose bottlenecks it holds, in order.
         """
-        shard_ids, rows = self.index.shard_ids, self.index.shard_rows
-        for start, stop in itertools.pairwise([*_run_starts(shard_ids, rows).tolist(), len(self)]):
-            row = int(rows[start])
+        shard_ids, shard_rows = self.index.shard_ids, self.index.shard_rows
+        for start, stop in itertools.pairwise([*_run_starts(shard_ids, shard_rows).tolist(), len(self)]):
+            row = int(shard_rows[start])
             yield slice(start, stop), self.shards[shard_ids[start]].rows.bottlenecks[row : row + stop - start]
 
-    def bottlenecks(self, images: np.ndarray) -> np.ndarray:
-        """The bottlenecks of `images` (int [M], places in `paths`), in that order: a new array [M, D] of `dtype`.
+    def bottlenecks(self, rows: np.ndarray) -> np.ndarray:
+        """The bottlenecks of the photos at `rows` of the index (int [M]), in that order: a new array [M, D] of `dtype`.
 
-        Raises IndexError for an image that is not there.
+        Raises IndexError for a row that is not there.
         """
-        images = np.asarray(images)
-        shard_ids, rows = self.index.shard_ids[images], self.index.shard_rows[images]
+        rows = np.asarray(rows)
+        shard_ids, shard_rows = self.index.shard_ids[rows], self.index.shard_rows[rows]
         if self._window is None:
-            return self._from_each_shard(shard_ids, rows)
-        starts = _run_starts(shard_ids, rows) if len(rows) > _FEW else None
+            return self._from_each_shard(shard_ids, shard_rows)
+        starts = _run_starts(shard_ids, shard_rows) if len(rows) > _FEW else None
         if starts is None or len(starts) * _LONG > len(rows):
             window, first, apart = self._window
-            return window[first[shard_ids] + rows * apart]
-        vectors = np.empty((len(rows), self.module.dimension), self.dtype)
+            return window[first[shard_ids] + shard_rows * apart]
+        vectors = np.empty((len(rows), self.backbone.dimension), self.dtype)
         for start, stop in itertools.pairwise([*starts.tolist(), len(rows)]):
-            row = int(rows[start])
+            row = int(shard_rows[start])
             vectors[start:stop] = self.shards[shard_ids[start]].rows.bottlenecks[row : row + stop - start]
         return vectors
 
-    def will_need(self, images: np.ndarray) -> None:
-        """Has the system read the bottlenecks of `images` (int [M], places in `paths`) from disk, and does not wait.
+    def will_need(self, rows: np.ndarray) -> None:
+        """Asks the system to read the bottlenecks at `rows` of the index (int [M]) from disk, without waiting.
 
         On a cache larger than memory, `bottlenecks` would otherwise wait for one page of a file after the other.
         """
-        keys = np.unique(self.index.shard_ids[images].astype(np.int64) << 32 | self.index.shard_rows[images])
-        shard_ids, rows = keys >> 32, keys & (1 << 32) - 1
-        nearest = _NEAR_BYTES // (self.module.dimension * self.dtype.itemsize)
-        for start, stop in itertools.pairwise([*_run_starts(shard_ids, rows, max(1, nearest)).tolist(), len(keys)]):
+        keys = np.unique(self.index.shard_ids[rows].astype(np.int64) << 32 | self.index.shard_rows[rows])
+        shard_ids, shard_rows = keys >> 32, keys & (1 << 32) - 1
+        nearest = _NEAR_BYTES // (self.backbone.dimension * self.dtype.itemsize)
+        for start, stop in itertools.pairwise(
+            [*_run_starts(shard_ids, shard_rows, max(1, nearest)).tolist(), len(keys)]
+        ):
             mapped = self.shards[shard_ids[start]].rows.bottlenecks
-            columns.will_need(mapped[rows[start] : rows[stop - 1] + 1])
+            hdf5.will_need(mapped[shard_rows[start] : shard_rows[stop - 1] + 1])
 
     def used_rows(self) -> np.ndarray:
-        """int64 [S]: how many rows of each shard are some image's bottleneck; copies of an image share one."""
+        """int64 [S]: how many rows of each shard are the bottleneck of some photo. Copies of a photo share one."""
         keys = np.unique(self.index.shard_ids.astype(np.int64) << 32 | self.index.shard_rows)
         return np.bincount(keys >> 32, minlength=len(self.shards))
 
     def to_tf_dataset(self, batch_size: int = 100, shuffle_seed: int | None = None) -> tf.data.Dataset:
-        """One pass over all images as a `tf.data.Dataset` of (bottlenecks [B, D] of `dtype`, label ids int32 [B]).
+        """One pass over all photos as a `tf.data.Dataset` of (bottlenecks [B, D] of `dtype`, label ids int32 [B]).
 
         In the order of `paths`, or in an order drawn from `shuffle_seed`, anew for each pass. The last batch may be
         smaller. Batches are copied out of the maps as they are needed.
@@ -138,17 +131,17 @@ class Cache:
         def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             order = np.arange(len(self)) if shuffle_seed is None else generator.permutation(len(self))
             for start in range(0, len(self), batch_size):
-                images = order[start : start + batch_size]
-                yield self.bottlenecks(images), self.label_ids[images]
+                rows = order[start : start + batch_size]
+                yield self.bottlenecks(rows), self.label_ids[rows]
 
         signature = (
-            tf.TensorSpec([None, self.module.dimension], self.dtype),
+            tf.TensorSpec([None, self.backbone.dimension], self.dtype),
             tf.TensorSpec([None], tf.int32),
         )
         return tf.data.Dataset.from_generator(batches, output_signature=signature)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row for each image, in the order of `paths`: `path` (str), `label` (categorical), `size` (bytes),
+        """A row for each photo, in the order of `paths`: `path` (str), `label` (categorical), `size` (bytes),
         `mtime` (UTC), `shard` (categorical, a file name), `row` (in that shard).
 
         Raises ImportError where pandas is not installed.
@@ -168,7 +161,7 @@ class Cache:
         )
 
     def _from_each_shard(self, shard_ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        vectors = np.empty((len(rows), self.module.dimension), self.dtype)
+        vectors = np.empty((len(rows), self.backbone.dimension), self.dtype)
         for number in np.unique(shard_ids).tolist():
             places = np.flatnonzero(shard_ids == number)
             vectors[places] = self.shards[number].rows.bottlenecks[rows[places]]
@@ -176,22 +169,22 @@ class Cache:
 
     @cached_property
     def _window(self) -> tuple[np.ndarray, np.ndarray, np.int64] | None:
-        """One array over the memory of all shards, so that one call gathers rows wherever they lie.
+        """One array over the memory of all shards, so that one call gathers rows from any of them.
 
-        Its rows [D] overlap: row `first[s] + r * apart` is row r of shard s. What lies between the shards is no
-        memory of ours: only rows of shards may be touched, which `open` has made sure of. None for shards of
-        different types. Grouping a batch's rows by shard and calling each would take twice as long.
+        Its rows [D] overlap: row `first[s] + r * apart` is row r of shard s. The memory between the shards is not ours,
+        so only rows of shards may be touched; `open` has checked that the index names no others. None if the shards
+        have different dtypes. Grouping the rows of a batch by shard, with a call for each, would take twice as long.
         """
         arrays = {i: s.rows.bottlenecks for i, s in enumerate(self.shards) if len(s)}
         if not arrays or len({array.dtype for array in arrays.values()}) > 1:
             return None
         lowest = min(arrays.values(), key=lambda array: array.ctypes.data)
-        width, step = self.module.dimension * lowest.itemsize, lowest.itemsize
+        width, step = self.backbone.dimension * lowest.itemsize, lowest.itemsize
         distances = {i: array.ctypes.data - lowest.ctypes.data for i, array in arrays.items()}
         unit = int(np.gcd.reduce([width, *distances.values()]))
         span = max(distance + (len(arrays[i]) - 1) * width for i, distance in distances.items())
         window = np.lib.stride_tricks.as_strided(
-            lowest.reshape(-1), (span // unit + 1, self.module.dimension), (unit, step), writeable=False
+            lowest.reshape(-1), (span // unit + 1, self.backbone.dimension), (unit, step), writeable=False
         )
         first = np.array([distances.get(i, 0) // unit for i in range(len(self.shards))], np.int64)
         return window, first, np.int64(width // unit)
@@ -200,9 +193,9 @@ class Cache:
 def open(path: str | os.PathLike, module: str | None = None) -> Cache:
     """Opens the cache at `path`: a cache_dir, or one backbone's folder in it.
 
-    `module` chooses among several backbones. Checks what is cheap: that every file is there, whole and of one backbone,
-    and that no image points outside them; `cache.verify` compares every byte. Raises CacheError where there is no
-    cache, several to choose from, none of that module, or one that is damaged or newer than this version.
+    `module` chooses among several backbones. Opening checks what is cheap: that every file is there, whole and of one
+    backbone, and that no photo points outside them. `cache.verify` compares every byte. Raises CacheError where there
+    is no cache, several to choose from, none of that module, or one that is damaged or newer than this version.
     """
     directory = _choose(Path(path), module)
     for _ in range(_TRIES):
@@ -210,48 +203,48 @@ def open(path: str | os.PathLike, module: str | None = None) -> Cache:
         try:
             return _open(directory)
         except CacheError:
-            # Compacting replaces the index first and deletes old shards then: what was read may be the old index.
+            # Compacting replaces the index and then deletes old shards: the index that was read may be the old one.
             if before == index_stamp(directory):
                 raise
     return _open(directory)
 
 
-def distorted(cache: Cache) -> list[Cache]:
-    """The distorted versions of `cache`, in order of number, each opened and checked as `open` does.
+def augmentations(cache: Cache) -> list[Cache]:
+    """The augmentations of `cache`, in order of number, each opened and checked as `open` does.
 
-    They are as they were at their last extraction: `places` says which of their rows belong to which image of `cache`.
+    They are as they were at their last extraction: `places` says which of their rows belong to which photo of `cache`.
     Raises CacheError for one that is damaged, not complete yet, or another backbone's.
     """
     found = []
-    for directory in versions(cache.directory):
+    for directory in layout.augmentations(cache.directory):
         if not (directory / INDEX).exists():
             raise CacheError(
                 f"{directory} is not complete: its extraction has not ended; run it again with --augment "
-                "and the same distortions, or delete that folder to do without this version"
+                "and the same flags, or delete that folder to do without this augmentation"
             )
-        version = open(directory)
-        distortion = version.module.preprocessing.removeprefix(f"{cache.module.preprocessing}; ")
-        if version.module.fingerprint != distorted_module(cache.module, distortion).fingerprint:
-            raise columns.damage(directory / INDEX, "made by another backbone")
-        found.append(version)
+        augmentation = open(directory)
+        description = augmentation.backbone.preprocessing.removeprefix(f"{cache.backbone.preprocessing}; ")
+        if augmentation.backbone.fingerprint != cache.backbone.augmented(description).fingerprint:
+            raise damage(directory / INDEX, "made by another backbone")
+        found.append(augmentation)
     return found
 
 
-def places(version: Cache, cache: Cache) -> np.ndarray:
-    """int64 [N]: where each of the N images of `cache` stands in `version`; -1: that knows no such file.
+def places(augmentation: Cache, cache: Cache) -> np.ndarray:
+    """int64 [N]: the place in `augmentation` of each of the N photos of `cache`, or ABSENT.
 
-    A file with the same path, size and time of modification is the same.
+    A file with the same path, size and mtime is the same photo.
     """
-    there, here = version.index, cache.index
-    at = np.arange(len(here.paths)) if there.paths.equals(here.paths) else Lookup(there.paths).find(here.paths, -1)
-    found = np.flatnonzero(at != -1)
+    there, here = augmentation.index, cache.index
+    at = find(here.paths, there.paths)
+    found = np.flatnonzero(at != ABSENT)
     same = (there.sizes[at[found]] == here.sizes[found]) & (there.mtimes[at[found]] == here.mtimes[found])
-    at[found[~same]] = -1
+    at[found[~same]] = ABSENT
     return at
 
 
 def index_stamp(directory: Path) -> tuple[int, int] | None:
-    """Tells one index from the next. A number alone would not: the file system gives a deleted file's to a new one."""
+    """Changes when the index is replaced. The inode alone may not: file systems reuse the inode of a deleted file."""
     try:
         status = os.stat(directory / INDEX)
     except OSError:
@@ -262,28 +255,21 @@ def index_stamp(directory: Path) -> tuple[int, int] | None:
 def _open(directory: Path) -> Cache:
     if not (directory / INDEX).exists():
         raise CacheError(f"{directory / INDEX} is not there yet: the extraction has not ended; run it again to go on")
-    made_by, index, table = read_index_table(directory)
-    check_index(directory, index)
-    shards = [open_shard(directory, name, made_by) for name in index.shards]
+    info, index, table = indexes.read_table(directory)
+    indexes.check_labels(directory, index)
+    hdf5.allow_files(len(index.shards))
+    shards = [shard.open_in(directory, name, info) for name in index.shards]
     for opened in shards:
-        if opened.rows.bottlenecks.shape[1] != made_by.dimension:
-            raise columns.damage(directory / INDEX, f"its dimension is not that of {opened.path.name}")
+        if opened.rows.bottlenecks.shape[1] != info.dimension:
+            raise damage(directory / INDEX, f"its dimension is not that of {opened.path.name}")
     lengths = np.array([len(opened) for opened in shards], np.int64)
     if not points_inside(index, lengths).all():
-        raise columns.damage(directory / INDEX, "it points outside its shards")
-    return Cache(directory, made_by, index, shards, table)
-
-
-def points_inside(index: Index, lengths: np.ndarray) -> np.ndarray:
-    """bool [N]: whether each image's bottleneck lies inside its shard; `lengths` int64 [S], of the shards."""
-    inside = (index.shard_ids >= 0) & (index.shard_ids < len(lengths)) & (index.shard_rows >= 0)
-    if len(lengths):
-        inside &= index.shard_rows < lengths[np.clip(index.shard_ids, 0, len(lengths) - 1)]
-    return inside
+        raise damage(directory / INDEX, "it points outside its shards")
+    return Cache(directory, info, index, shards, table)
 
 
 def _run_starts(shard_ids: np.ndarray, rows: np.ndarray, nearest: int = 1) -> np.ndarray:
-    """Where rows that lie one behind the other in one shard begin, or at most `nearest` rows further on, int64 [R]."""
+    """int64 [R]: the starts of runs: rows of one shard, each at most `nearest` rows behind the one before it."""
     if not len(rows):
         return np.zeros(0, np.int64)
     gaps = rows[1:] - rows[:-1]
@@ -294,11 +280,11 @@ def _run_starts(shard_ids: np.ndarray, rows: np.ndarray, nearest: int = 1) -> np
 def _choose(path: Path, module: str | None) -> Path:
     if not path.exists():
         raise CacheError(f"no cache at {path}; run the extraction first, or give its --cache_dir")
-    found = directories(path)
+    found = layout.directories(path)
     if not found:
         raise CacheError(f"{path} holds no bottlenecks; run the extraction first, or give its --cache_dir")
     if module is not None:
-        names = {directory: module_of(directory).module for directory in found}
+        names = {directory: read_info(directory).module for directory in found}
         found = [d for d in found if module in (names[d], d.name)]
         if not found:
             raise CacheError(

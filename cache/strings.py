@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-_AT_ONCE = 1 << 16  # strings in hand at a time
+ABSENT = -1  # the place of a string that is not among those looked up
+_BLOCK = 1 << 16  # strings handled at a time
 
 
 class Strings(Sequence[str]):
-    """Many strings as two arrays: all the bytes in one, where each starts in the other.
+    """Many strings as two arrays: the bytes of all in one, the place where each starts in the other.
 
     `data` uint8 [total bytes], `offsets` int64 [N + 1]; string i is data[offsets[i]:offsets[i + 1]], in the
-    file system's encoding. A hundred million paths fit where that many Python strings would not.
+    file system's encoding. A hundred million paths fit into memory where that many Python strings would not.
     """
 
     def __init__(self, data: np.ndarray, offsets: np.ndarray):
@@ -34,7 +35,7 @@ class Strings(Sequence[str]):
 
     @classmethod
     def concatenate(cls, parts: Sequence[Strings]) -> Strings:
-        if len(parts) == 1 and parts[0].offsets[0] == 0:
+        if len(parts) == 1 and parts[0].offsets[0] == 0 and parts[0].offsets[-1] == len(parts[0].data):
             return parts[0]
         lengths = np.concatenate([np.zeros(1, np.int64)] + [np.diff(part.offsets) for part in parts])
         data = [part.data[part.offsets[0] : part.offsets[-1]] for part in parts]
@@ -44,7 +45,7 @@ class Strings(Sequence[str]):
         return len(self.offsets) - 1
 
     def __getitem__(self, i: Any) -> Any:
-        """The string at an integer; a slice of step 1 gives `Strings` that share the arrays."""
+        """The string at an integer. A slice of step 1 gives `Strings` that share the arrays."""
         if isinstance(i, slice):
             start, stop, step = i.indices(len(self))
             if step != 1:
@@ -61,9 +62,9 @@ class Strings(Sequence[str]):
         return map(os.fsdecode, self.encoded())
 
     def encoded(self) -> Iterator[bytes]:
-        """Each string's bytes, read in blocks: a slice of an array for each would be ten times slower."""
-        for start in range(0, len(self), _AT_ONCE):
-            ends = self.offsets[start : start + _AT_ONCE + 1].tolist()
+        """The bytes of each string, cut from blocks: slicing the array for each would be ten times slower."""
+        for start in range(0, len(self), _BLOCK):
+            ends = self.offsets[start : start + _BLOCK + 1].tolist()
             block = self.data[ends[0] : ends[-1]].tobytes()
             for begin, end in itertools.pairwise(ends):
                 yield block[begin - ends[0] : end - ends[0]]
@@ -73,11 +74,11 @@ class Strings(Sequence[str]):
         starts, ends = self.offsets[:-1][indices], self.offsets[1:][indices]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(ends - starts)])
         data = np.empty(offsets[-1], np.uint8)
-        # In blocks: the places of all bytes would take eight times as much memory as the bytes, and more than once.
-        for begin in range(0, len(starts), _AT_ONCE):
-            block = slice(begin, begin + _AT_ONCE)
-            first, last = offsets[begin], offsets[min(begin + _AT_ONCE, len(starts))]
-            # Byte k of the result comes from its own string's start plus how far k is into that string.
+        # In blocks: the places of all bytes at once would take several times eight times the memory of the bytes.
+        for begin in range(0, len(starts), _BLOCK):
+            block = slice(begin, begin + _BLOCK)
+            first, last = offsets[begin], offsets[min(begin + _BLOCK, len(starts))]
+            # Byte k of the result comes from the start of its string plus its distance from that start.
             source = np.repeat(starts[block] - offsets[:-1][block], ends[block] - starts[block])
             data[first:last] = self.data[source + np.arange(first, last)]
         return Strings(data, offsets)
@@ -86,12 +87,12 @@ class Strings(Sequence[str]):
         return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.data, other.data)
 
     def length(self) -> int:
-        """Bytes of all strings together, those counted twice that two share. Damaged offsets do no harm."""
+        """The bytes of all strings together; bytes that two strings share count twice. Damaged offsets do no harm."""
         places = np.clip(self.offsets, 0, len(self.data))
         return int(np.maximum(places[1:] - places[:-1], 0).sum())
 
     def misplaced(self) -> np.ndarray:
-        """bool [N]: whether each string lies not inside the data, or ends before it begins."""
+        """bool [N]: whether a string lies outside the data, or ends before it begins."""
         begin, end = self.offsets[:-1], self.offsets[1:]
         return (begin < 0) | (end > len(self.data)) | (end < begin)
 
@@ -102,10 +103,10 @@ class Strings(Sequence[str]):
 
 
 class Lookup:
-    """Where strings stand among the N `strings`, found by their hashes.
+    """The places of strings among the N `strings`, found by their hashes.
 
-    8 bytes a string, and 8 for its place: a dict of a hundred million paths would not fit. Python draws the hashes' key
-    anew for each process, so nobody can name files to collide; the few that do by chance are not taken for each other.
+    It takes 16 bytes a string: a dict of a hundred million paths would not fit into memory. Python draws the key of its
+    hashes anew for each process, so nobody can choose names that collide; those that do by chance are told apart.
     """
 
     def __init__(self, strings: Strings):
@@ -113,13 +114,13 @@ class Lookup:
         self._strings, self._order = strings, np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
 
-    def find(self, wanted: Strings, absent: int) -> np.ndarray:
-        """int64 [len(wanted)]: the place of each, or `absent`."""
-        places = np.full(len(wanted), absent, np.int64)
+    def find(self, wanted: Strings) -> np.ndarray:
+        """int64 [len(wanted)]: the place of each, or ABSENT."""
+        places = np.full(len(wanted), ABSENT, np.int64)
         if not len(self._strings) or not len(wanted):
             return places
-        for begin in range(0, len(wanted), _AT_ONCE):
-            block = wanted[begin : begin + _AT_ONCE]
+        for begin in range(0, len(wanted), _BLOCK):
+            block = wanted[begin : begin + _BLOCK]
             hashes = _hashes(block)
             at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
             found = np.flatnonzero(self._hashes[at] == hashes)
@@ -128,6 +129,11 @@ class Lookup:
             equal = np.fromiter((a == b for a, b in pairs), bool, len(found))
             places[begin + found[equal]] = at[equal]
         return places
+
+
+def find(wanted: Strings, strings: Strings) -> np.ndarray:
+    """int64 [len(wanted)]: the place of each of `wanted` among `strings`, or ABSENT."""
+    return np.arange(len(wanted)) if wanted.equals(strings) else Lookup(strings).find(wanted)
 
 
 def _hashes(strings: Strings) -> np.ndarray:

@@ -1,41 +1,42 @@
-"""Thumbnails: small pictures of the images beside their bottlenecks, for machines that do not have the photos."""
+"""Thumbnails: small pictures of the photos beside their bottlenecks, for machines that do not have the photos."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache import columns, shard, store, writer
-from cache.columns import Table
-from cache.errors import CacheError, UserError
-from cache.store import THUMBNAILS, Index
-from cache.strings import Lookup, Strings
+from cache import hdf5, table, writer
+from cache.errors import CacheError, UserError, damage, first_line
+from cache.index import Index
+from cache.layout import THUMBNAILS, committed_names, new_name
+from cache.strings import ABSENT, Lookup, Strings
+from cache.table import INT64, STRINGS, Schema, Table
 
 if TYPE_CHECKING:
     from cache.reader import Cache
 
-KIND, TABLE = "thumbnails", "rows"
-SIDE = 96  # pixels of a thumbnail's longer side, or fewer where the image has fewer
+KIND = "thumbnails"
+SIDE = 96  # pixels of a thumbnail's longer side, or fewer where the photo has fewer
+SCHEMAS: dict[str, Schema] = {"rows": {"paths": STRINGS, "sizes": INT64, "mtimes": INT64, "thumbnails": STRINGS}}
+COLUMNS = SCHEMAS["rows"]
 
-# What is shown of a file from elsewhere: more would be none of ours, and might fill a reader's memory.
+# Anything larger was not made by this program, and could fill a reader's memory.
 _MOST_BYTES = 1 << 16
 _MOST_PIXELS = 1024  # of either side
-_OVERLAPS = 2  # times that paths may cover their column: a damaged offset makes two that overlap, not many
-_ABSENT = -1
+_OVERLAPS = 2  # how many times paths may cover their column: one damaged offset makes two paths overlap, not many
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Thumbnails:
     """Thumbnails and what each was made from. All columns have N rows."""
 
     paths: Strings  # below image_dir
-    sizes: np.ndarray  # int64 [N], bytes of the image's file
+    sizes: np.ndarray  # int64 [N], bytes of the photo's file
     mtimes: np.ndarray  # int64 [N], when the file was last modified, nanoseconds
     thumbnails: Strings  # JPEG files
 
@@ -43,16 +44,13 @@ class Thumbnails:
         return len(self.paths)
 
     def take(self, rows: np.ndarray) -> Thumbnails:
-        """Those at `rows` (int [M]), in that order."""
+        """The rows at `rows` (int [M]), in that order."""
         return Thumbnails(**{name: _take(getattr(self, name), rows) for name in COLUMNS})  # type: ignore[arg-type]
 
 
-COLUMNS = [field.name for field in fields(Thumbnails)]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class File:
-    """A file of thumbnails as it lies on disk; its arrays are read-only maps of it."""
+    """A file of thumbnails on disk; its arrays are read-only maps of it."""
 
     path: Path
     rows: Thumbnails
@@ -63,15 +61,15 @@ class File:
 
 
 def find(cache: Cache, rows: np.ndarray) -> list[bytes | None]:
-    """For each of `rows` (int [M], places in `cache.paths`) a small JPEG file's bytes; None where there is none.
+    """For each of `rows` (int [M], rows of the index) the bytes of a small JPEG file; None where there is none.
 
     A thumbnail that is damaged, or no small JPEG, counts as none, and so does a whole file that cannot be read.
     """
-    images, where = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-    index, found = cache.index, np.full(len(images), None, object)
-    wanted = _Wanted(index.paths.take(images), index.sizes[images], index.mtimes[images])
+    photos, where = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+    index, jpegs = cache.index, np.full(len(photos), None, object)
+    wanted = _Wanted(index.paths.take(photos), index.sizes[photos], index.mtimes[photos])
     seen: set[str] = set()
-    # Compacting puts new files in the place of old ones: until a look at the folder shows nothing new.
+    # Compacting replaces files, so the folder is listed again until nothing new appears.
     while new := [name for name in _readable(cache.directory) if name not in seen]:
         seen.update(new)
         for name in new:
@@ -83,51 +81,46 @@ def find(cache: Cache, rows: np.ndarray) -> list[bytes | None]:
             strings = file.rows.thumbnails
             fits = ~strings.misplaced()[at] & (np.diff(strings.offsets)[at] <= _MOST_BYTES)
             at, places = at[fits], places[fits]
-            taken = file.rows.take(at)  # bounded: an image at most once, and of few bytes
-            agrees = columns.checksums(vars(taken)) == file.table.checksums[at]
-            for place, content, is_sound in zip(places.tolist(), taken.thumbnails.encoded(), agrees, strict=True):
-                if is_sound and _is_small_jpeg(content):
-                    found[place] = content
-    return found[where].tolist()
+            candidates = file.rows.take(at)  # bounded: each photo at most once, and few bytes each
+            is_sound = table.checksums(vars(candidates)) == file.table.checksums[at]
+            for place, content, sound in zip(places.tolist(), candidates.thumbnails.encoded(), is_sound, strict=True):
+                if sound and _is_small_jpeg(content):
+                    jpegs[place] = content
+    return jpegs[where].tolist()
 
 
 def missing(directory: Path, index: Index) -> np.ndarray:
-    """int64 [M]: the images of `index` that have no thumbnail in `directory`. Checksums are not compared.
+    """int64 [M]: the photos of `index` that have no thumbnail in `directory`. Checksums are not compared.
 
     Raises CacheError for a file of thumbnails that is damaged, or newer than this version.
     """
-    has_one = np.zeros(len(index.paths), bool)
-    for _, _, images in used(directory, index):
-        has_one[images] = True
+    has_one = np.zeros(len(index), bool)
+    for _, _, photos in used(directory, index):
+        has_one[photos] = True
     return np.flatnonzero(~has_one)
 
 
 def used(directory: Path, index: Index) -> Iterator[tuple[File, np.ndarray, np.ndarray]]:
-    """Each file of thumbnails in `directory`, its rows that are used (int64 [n]), and the images of `index` they show.
+    """Each file of thumbnails in `directory`, its rows that are used (int64 [n]), and the photos of `index` they show.
 
-    Each image once: a copy in a later file is not used. Raises CacheError as `missing` does.
+    Each photo once: a copy in a later file is not used. Raises CacheError as `missing` does.
     """
     found = names(directory)
     if not found:
         return
-    wanted, has_one = _Wanted(index.paths, index.sizes, index.mtimes), np.zeros(len(index.paths), bool)
+    hdf5.allow_files(len(found))
+    wanted, has_one = _Wanted(index.paths, index.sizes, index.mtimes), np.zeros(len(index), bool)
     for name in found:
         file = read(directory / THUMBNAILS / name)
-        rows, images = wanted.among(file.rows)
-        is_first = ~has_one[images]
-        has_one[images] = True
-        yield file, rows[is_first], images[is_first]
+        rows, photos = wanted.among(file.rows)
+        is_first = ~has_one[photos]
+        has_one[photos] = True
+        yield file, rows[is_first], photos[is_first]
 
 
 def names(directory: Path) -> list[str]:
-    """The names of the committed files of thumbnails in a backbone's folder, in the order of their making.
-
-    Raises CacheError where their folder is a link.
-    """
-    try:
-        return sorted(filter(store.is_shard_name, os.listdir(store.folder_in(directory, THUMBNAILS))))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    """The names of the committed files of thumbnails, oldest first. Raises CacheError where their folder is a link."""
+    return committed_names(directory, THUMBNAILS)
 
 
 def _readable(directory: Path) -> list[str]:
@@ -137,15 +130,13 @@ def _readable(directory: Path) -> list[str]:
         return []
 
 
-def of(index: Index, images: np.ndarray, jpegs: Sequence[bytes]) -> Thumbnails:
-    """Thumbnails of `images` (int [n], into `index`)."""
-    return Thumbnails(
-        index.paths.take(images), index.sizes[images], index.mtimes[images], Strings.of_encoded(list(jpegs))
-    )
+def of(index: Index, rows: np.ndarray, jpegs: Sequence[bytes]) -> Thumbnails:
+    """Thumbnails of the photos at `rows` (int [n]) of `index`."""
+    return Thumbnails(index.paths.take(rows), index.sizes[rows], index.mtimes[rows], Strings.of_encoded(list(jpegs)))
 
 
 def write(directory: Path, parts: Sequence[Thumbnails]) -> str:
-    """Commits the thumbnails of all `parts` as one new file in a backbone's folder; returns its name.
+    """Commits the thumbnails of all `parts` as one new file in a backbone's folder, and returns its name.
 
     Raises UserError when it cannot be written; then nothing is left behind.
     """
@@ -153,16 +144,16 @@ def write(directory: Path, parts: Sequence[Thumbnails]) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; choose another --cache_dir") from None
-    name = shard.new_name()
-    columns.write(folder / name, KIND, {}, {TABLE: [vars(part) for part in parts]})
+        raise UserError(f"cannot write {folder}: {first_line(error)}; choose another --cache_dir") from None
+    name = new_name()
+    table.write(folder / name, KIND, {}, SCHEMAS, {"rows": [vars(part) for part in parts]})
     return name
 
 
 def write_all(directory: Path, parts: Iterable[Thumbnails]) -> int:
     """Commits thumbnails as they come, at least every `writer.COMMIT_SECONDS`; returns how many.
 
-    What has come is committed after an error or Ctrl-C too. Raises UserError when it cannot be written.
+    The rest is committed also after an error or Ctrl-C. Raises UserError when it cannot be written.
     """
     pending: list[Thumbnails] = []
     since, count = time.monotonic(), 0
@@ -186,43 +177,35 @@ def read(path: Path) -> File:
 
     Raises CacheError for one that is missing, damaged, or newer than this reader.
     """
-    _, tables = columns.read(path, KIND)
-    table = tables.get(TABLE)
-    if table is None or list(table.columns) != COLUMNS:
-        raise columns.damage(path, "it has other columns")
-    rows = Thumbnails(**table.columns)  # type: ignore[arg-type]
-    if not isinstance(rows.paths, Strings) or not isinstance(rows.thumbnails, Strings):
-        raise columns.damage(path, "its strings have another type")
-    for column in (rows.sizes, rows.mtimes):
-        if not isinstance(column, np.ndarray) or column.dtype != np.int64 or column.ndim != 1:
-            raise columns.damage(path, "its numbers have another type")
+    _, tables = table.read(path, KIND, SCHEMAS)
+    rows = Thumbnails(**tables["rows"].columns)  # type: ignore[arg-type]
     if rows.paths.length() > _OVERLAPS * len(rows.paths.data):
-        raise columns.damage(path, "the offsets of paths")
-    return File(path, rows, table)
+        raise damage(path, "the offsets of paths")
+    return File(path, rows, tables["rows"])
 
 
 class _Wanted:
-    """Images to look for in files of thumbnails: the same path, size and time of modification is the same image."""
+    """Photos to look for in files of thumbnails: the same path, size and mtime is the same photo."""
 
     def __init__(self, paths: Strings, sizes: np.ndarray, mtimes: np.ndarray):
         self._lookup, self._sizes, self._mtimes = Lookup(paths), sizes, mtimes
         self._times = np.unique(mtimes)
 
     def among(self, rows: Thumbnails) -> tuple[np.ndarray, np.ndarray]:
-        """The rows (int64 [n]) that show one of the images, and which (int64 [n], ascending): each at most once.
+        """The rows (int64 [n]) that show one of the photos, and which one (int64 [n], ascending), each at most once.
 
         Damaged offsets of paths do no harm.
         """
         if not len(self._times):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        # A handful of images among millions of thumbnails: most need no look at their paths.
+        # For a handful of photos among millions of thumbnails, comparing mtimes first spares most paths a look.
         at = np.minimum(np.searchsorted(self._times, rows.mtimes), len(self._times) - 1)
         likely = np.flatnonzero((self._times[at] == rows.mtimes) & ~rows.paths.misplaced())
-        images = self._lookup.find(rows.paths.take(likely), _ABSENT)
-        same = images != _ABSENT
-        same &= (self._sizes[images] == rows.sizes[likely]) & (self._mtimes[images] == rows.mtimes[likely])
-        images, first = np.unique(images[same], return_index=True)
-        return likely[same][first], images
+        photos = self._lookup.find(rows.paths.take(likely))
+        same = photos != ABSENT
+        same &= (self._sizes[photos] == rows.sizes[likely]) & (self._mtimes[photos] == rows.mtimes[likely])
+        photos, first = np.unique(photos[same], return_index=True)
+        return likely[same][first], photos
 
 
 def _take(column: np.ndarray | Strings, rows: np.ndarray) -> np.ndarray | Strings:

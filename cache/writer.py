@@ -8,52 +8,55 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cache import shard, store
-from cache.errors import UserError
+from cache import shard
+from cache.errors import UserError, first_line
+from cache.layout import SHARDS, own_ending
 from cache.shard import Rows
 
-COMMIT_SECONDS = 30.0  # work that a killed run repeats, at most
-COMMIT_BYTES = 128 << 20  # memory that uncommitted bottlenecks take, at most
+COMMIT_SECONDS = 30.0  # at most this much work is lost when a run is killed
+COMMIT_BYTES = 128 << 20  # at most this much memory is taken by uncommitted bottlenecks
 
 
 class Writer:
-    """Collects bottlenecks and commits them as shards, at least every COMMIT_SECONDS, while it takes the next.
+    """Collects bottlenecks and commits them as shards at least every COMMIT_SECONDS, in the background.
 
-    Use it as a context: leaving it commits what is left, after an error or Ctrl-C too.
+    Use it as a context: leaving it commits the rest, also after an error or Ctrl-C.
     """
 
     def __init__(self, directory: Path, attributes: Mapping[str, Any]):
-        self._directory = directory / store.SHARDS
+        self._directory = directory / SHARDS
         self._attributes = attributes
         self._pending: list[Rows] = []
         self._since = time.monotonic()
-        # One thread: what is being written and what is being collected bound the memory.
+        # One thread, so that memory holds at most the shard that is being written and the next one.
         self._thread = ThreadPoolExecutor(1, "commit")
         self._writing: Future[int] | None = None
         self.committed = 0  # rows on disk
-        self.own_end = shard.own_end()  # of the file names of its shards, and of no others
+        self.ending = own_ending()  # of the file names of its shards, and of no others
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write {self._directory}: {error.strerror}; choose another --cache_dir") from None
+            raise UserError(
+                f"cannot write {self._directory}: {first_line(error)}; choose another --cache_dir"
+            ) from None
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # Where a write failed, this raises or has raised its error, and no other is tried: it would fail the same way.
+        # If a write failed, its error is raised here or was raised before. The rest is not tried: it would fail too.
         with self._thread:
             self.commit()
 
     def append(self, rows: Rows) -> None:
-        """Takes rows [n, D]; they are safe once `committed` counts them. Raises UserError when a commit failed."""
+        """Adds rows [n, D]. They are on disk once `committed` counts them. Raises UserError when a commit failed."""
         self._pending.append(rows)
         size = sum(pending.bottlenecks.nbytes for pending in self._pending)
         if size >= COMMIT_BYTES or time.monotonic() - self._since >= COMMIT_SECONDS:
             self._start_writing()
 
     def commit(self) -> None:
-        """Writes what is pending as one shard, and waits for it. Raises UserError when it cannot be written."""
+        """Writes the pending rows as one shard and waits for it. Raises UserError when it cannot be written."""
         self._start_writing()
         self._finish_writing()
 
@@ -67,7 +70,7 @@ class Writer:
     def _finish_writing(self) -> None:
         if not self._writing:
             return
-        # Ctrl-C while waiting is no failure of the write: leaving the context waits for it once more.
+        # Ctrl-C during the wait is no failure of the write: leaving the context waits for it again.
         try:
             self.committed += self._writing.result()
         except Exception:
@@ -77,5 +80,5 @@ class Writer:
         self._writing = None
 
     def _write(self, pending: Sequence[Rows]) -> int:
-        shard.write(self._directory, self._attributes, pending, self.own_end)
+        shard.write(self._directory, self._attributes, pending, self.ending)
         return sum(map(len, pending))

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from cache import command
-from cache.errors import UserError
+from cache import console
+from cache.errors import UserError, first_line
 
 MARGIN = 2  # pixels of paper around each scan
 ENLARGED = 8  # times
@@ -26,8 +26,8 @@ def write(directory: Path) -> int:
         path = directory / str(digit) / f"{number:04}.png"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # The scans have 17 shades, 0 for paper, and are cut off at the ink: a network trained on photos knows
-            # things with a margin around them, and bigger than 8 pixels.
+            # The scans have 17 shades, with 0 for paper, and end at the ink. A network trained on photos knows things
+            # that have a margin around them and are larger than 8 pixels.
             page = np.pad(255 - image * (255 / 16), MARGIN, constant_values=255)
             picture = Image.fromarray(page.round().astype("uint8"))
             picture.resize((len(page) * ENLARGED, len(page) * ENLARGED), Image.Resampling.BICUBIC).save(path)
@@ -35,15 +35,15 @@ def write(directory: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    flags = command.Parser(prog="python -m extract.sample", description=__doc__)
-    flags.add_argument("directory", type=command.path, default=argparse.SUPPRESS, help="where the images go")
+    flags = console.Parser(prog="python -m extract.sample", description=__doc__)
+    flags.add_argument("directory", type=console.path, default=argparse.SUPPRESS, help="where the images go")
     directory = Path(flags.parse_args(arguments).directory)
     try:
         count = write(directory)
     except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror}; choose another folder") from None
+        raise UserError(f"cannot write {directory}: {first_line(error)}; choose another folder") from None
     print(f"{count} images of handwritten digits in {directory}")
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    sys.exit(console.run(main))

@@ -1,6 +1,6 @@
-"""A real browser without a window: loads a file, answers JavaScript, and knows what the page asked the network for.
+"""A real browser without a window: it loads a file, evaluates JavaScript in it, and records the page's requests.
 
-It speaks the Chrome DevTools protocol over a pipe, which needs nothing but the standard library.
+The Chrome DevTools protocol goes over a pipe, which needs nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ FLAGS = [
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]
-
-
-PATIENCE = 60  # seconds, on a machine that is busy with other things
+PATIENCE = 60  # seconds to wait for an answer, on a machine that is busy with other things
 
 
 class Browser:
@@ -44,7 +42,7 @@ class Browser:
     def __init__(self, commands: int, answers: int):
         self._commands, self._answers = commands, answers
         self._number, self._pending = 0, b""
-        self.requests: list[str] = []  # URLs that the page asked for
+        self.requests: list[str] = []  # URLs that the page requested
         self.complaints: list[str] = []  # what it wrote to its console and log, errors among them
         self._session: str | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -53,7 +51,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def open(self, path: Path, width: int = 1000, dark: bool = False) -> None:
-        """Loads the file as a window of that width shows it, and waits until its pictures are there."""
+        """Loads the file in a window of that width, and waits until its pictures are loaded."""
         self.requests.clear()
         self.complaints.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
@@ -65,7 +63,7 @@ class Browser:
             self._receive()
 
     def ask(self, script: str) -> Any:
-        """The value of a JavaScript expression, evaluated in the page. The page's own policy does not hinder it."""
+        """The value of a JavaScript expression in the page. The page's own policy does not apply to it."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -76,7 +74,7 @@ class Browser:
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Sends a command of the protocol and returns its result."""
+        """Sends a command of the protocol; returns its result."""
         self._number += 1
         number = self._number
         message = {"id": number, "method": method, "params": parameters}
@@ -111,7 +109,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    """Starts a browser with `profile`, an empty folder, and ends it."""
+    """A browser that runs until the block ends. `profile` is an empty folder."""
     to_browser, commands = os.pipe()
     answers, from_browser = os.pipe()
     # The protocol's pipes are the file descriptors 3 and 4.

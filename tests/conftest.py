@@ -1,4 +1,4 @@
-"""What the tests share. TensorFlow's log lines are not what they look for."""
+"""Fixtures that tests of several packages share."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # fatal errors only: its log is not tested
 
 
 @pytest.fixture(scope="session")
@@ -18,16 +18,38 @@ def module(tmp_path_factory):
     return modules.make_tf2_hub_module(tmp_path_factory.mktemp("modules") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def loaded(module, tmp_path_factory):
+    """The small module as a backbone, and a cache that has it and no bottlenecks."""
+    from extract.runner import Runner
+    from extract.settings import Settings
+
+    cache_dir = tmp_path_factory.mktemp("backbone") / "cache"
+    runner = Runner(Settings("no photos", str(cache_dir), module))
+    assert runner.loaded_store.directory.parent == cache_dir
+    return runner.backbone, cache_dir
+
+
+@pytest.fixture
+def loaded_once(module, loaded, monkeypatch):
+    """Extractions in this process do not load the small module again, only others."""
+    from extract import backbones
+
+    backbone, _ = loaded
+    load = backbones.load
+    monkeypatch.setattr(backbones, "load", lambda *name: backbone if name == (module, None) else load(*name))
+
+
 @pytest.fixture(params=["resident", "streamed"])
 def path(request, monkeypatch):
     """Both ways that training data may take; streamed in blocks of a few images."""
     from tests import small_cache
-    from train import stream
+    from train.data import batches, schedule
 
     if request.param == "streamed":
-        monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
-        monkeypatch.setattr(stream, "BLOCK_BYTES", 50 * small_cache.DIMENSION * 4)
-        monkeypatch.setattr(stream, "SHUFFLE_BYTES", 300 * small_cache.DIMENSION * 4)
+        monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(batches, "BLOCK_BYTES", 50 * small_cache.DIMENSION * 4)
+        monkeypatch.setattr(schedule, "SHUFFLE_BYTES", 300 * small_cache.DIMENSION * 4)
     return request.param
 
 
@@ -40,9 +62,9 @@ def disk(tmp_path):
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount a file system")
     yield place
-    # Lazily: what a failed test still holds open must not keep it mounted.
+    # Lazily, since files that a failed test left open would keep it mounted.
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-# A shell starts what runs in its background with Ctrl-C ignored, and so would all processes be that the tests start.
+# A shell starts its background jobs with Ctrl-C ignored, and the processes that the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

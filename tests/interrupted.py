@@ -1,36 +1,27 @@
-"""Commands as child processes that something happens to, at a named step of a commit or from outside.
-
-The children are forked off a server that has TensorFlow imported already, so that a hundred of them take a minute.
-"""
+"""Commands as forked processes that something happens to, at a named step of a commit or from outside."""
 
 from __future__ import annotations
 
 import builtins
 import contextlib
-import multiprocessing
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
-from cache import command, store, writer
-
-_PATIENCE = 120  # seconds, many times what any of the children takes
-_CONTEXT = multiprocessing.get_context("forkserver")
-# Imported and not used: TensorFlow starts its threads with the first operation, and those a fork would lose.
-_CONTEXT.set_forkserver_preload(["tensorflow", "extract.run", "extract.fill", "extract.serving", "cache.compact"])
+from cache import layout, writer
+from tests.processes import Process, command
 
 
 @dataclass(frozen=True)
 class Step:
     """A moment of a commit: before, amid or after a call on the `which`th file or folder of a kind.
 
-    The calls: open (to write), write (the first one), fsync, replace, unlink. The kinds: shard, index, rejected,
-    backbone, the folder of shards and the folder above it.
+    The calls: open (to write), write (the first one), fsync, replace (of a file), rename (of a folder), unlink. The
+    kinds: shard, index, rejected, backbone, the folder of shards and the folder above it. Of a replacement or a
+    renaming, the target counts.
     """
 
     moment: str
@@ -47,7 +38,7 @@ def die() -> None:
 
 
 class Child:
-    """`python -m extract` or `python -m cache`, committing every batch.
+    """`python -m extract` or `python -m cache`, forked, which commits every batch.
 
     `first` happens in it before anything else, and `then` when it comes to `at`.
     """
@@ -55,52 +46,39 @@ class Child:
     def __init__(
         self,
         program: str,
-        flags: list[str],
+        flags: Sequence[object],
         at: Step | None = None,
         then: Callable[[], object] = die,
+        *,
         first: Callable[[], object] = bool,
     ):
-        receiver, sender = _CONTEXT.Pipe(duplex=False)
-        self._errors = receiver
-        self._process = _CONTEXT.Process(target=_run, args=(program, flags, at, then, first, sender))
-        self._process.start()
-        sender.close()
+        self._process = Process(_run, program, flags, at, then, first)
 
     def kill(self) -> None:
         self._process.kill()
 
     def wait(self) -> tuple[int, str]:
-        """Its exit status, or less a signal's number, and what it wrote to standard error."""
-        self._process.join(_PATIENCE)
-        assert self._process.exitcode is not None, "it hangs"
-        with open(self._errors.fileno(), closefd=False) as errors:
-            return self._process.exitcode, errors.read()
+        """Its exit status, or a negative signal's number, and what it wrote to standard error."""
+        done = self._process.wait()
+        return done.returncode, done.stderr
 
 
 def _run(
     program: str,
-    flags: list[str],
+    flags: Sequence[object],
     at: Step | None,
     then: Callable[[], object],
     first: Callable[[], object],
-    errors: Connection,
-) -> None:
-    os.dup2(errors.fileno(), 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    errors.close()
+) -> int:
     first()
     writer.COMMIT_SECONDS = 0
     with _watched(at, then) if at else contextlib.nullcontext():
-        if program == "extract":
-            from extract.__main__ import main
-        else:
-            from cache.__main__ import main
-        sys.exit(command.run(main, flags))
+        return command(program, flags)
 
 
 @contextlib.contextmanager
 def _watched(at: Step, then: Callable[[], object]) -> Iterator[None]:
-    """Lets `then` happen at `at`, by putting itself between this process and the calls that change a disk."""
+    """Calls `then` at the step `at`: wraps the functions with which Python changes what is on a disk."""
     seen = 0
 
     def reached(moment: str, call: str, path: str | os.PathLike) -> None:
@@ -154,9 +132,10 @@ def _watched(at: Step, then: Callable[[], object]) -> Iterator[None]:
             return opened(path, mode, *arguments, **options)
         return File(to_write(path, mode, *arguments, **options), path)
 
-    unwatched = {name: getattr(os, name) for name in ("fsync", "replace", "unlink")}
+    unwatched = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "unlink")}
     os.fsync = between("fsync", os.fsync, _path_of)
     os.replace = between("replace", os.replace, lambda _, target: target)
+    os.rename = between("rename", os.rename, lambda _, target: target)
     os.unlink = between("unlink", os.unlink, lambda path, dir_fd=None: os.path.join(_path_of(dir_fd), path))
     builtins.open = watched_open
     try:
@@ -172,12 +151,13 @@ def _path_of(descriptor: int | None) -> str:
 
 
 def _kind(path: Path) -> str:
-    names = {store.INDEX: "index", store.REJECTED: "rejected", store.BACKBONE: "backbone"}
+    names = {layout.INDEX: "index", layout.REJECTED: "rejected", layout.BACKBONE: "backbone"}
     for name, kind in names.items():
-        if path.name.lstrip(".").startswith(name) or path.parent.name == name:
+        # A temporary name is a dot and the name, then more.
+        if any(part.lstrip(".").startswith(name) for part in (path.name, path.parent.name)):
             return kind
-    if path.parent.name == store.SHARDS:
+    if path.parent.name == layout.SHARDS:
         return "shard"
-    if path.name == store.SHARDS:
+    if path.name == layout.SHARDS:
         return "folder of shards"
     return "folder above" if path.is_dir() else "other"

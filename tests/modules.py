@@ -1,16 +1,19 @@
-"""Makes small modules in every format that `--module` takes, all of one network, and its reference in numpy.
+"""Makes small modules in every format that `--module` takes, all of one network, and computes the network in numpy.
 
-The network averages an image over a grid of four by four patches and sends the 48 numbers through a seeded
-random projection and a tanh: every pixel counts, and no colour or place can stand for another.
+The network averages an image over a grid of four by four patches and sends the 48 numbers through a seeded random
+projection and a tanh: every pixel counts, and no colour or place can stand in for another.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+
+from extract import backbones
 
 GRID = 4
 
@@ -28,15 +31,21 @@ def random_images(n: int, image_size: tuple[int, int] = (16, 16), seed: int = 1)
     return np.random.default_rng(seed).random((n, *image_size, 3), dtype=np.float32)
 
 
+@functools.cache
+def efficientnet_lite() -> backbones.Backbone:
+    """The built-in backbone, which takes a second to load."""
+    return backbones.load(backbones.DEFAULT)
+
+
 def make_tf2_hub_module(
-    path: Path, image_size: tuple[int, int] | None = (16, 16), dimension: int = 8, seed: int = 0
+    path: Path, image_size: tuple[int, int] | None = (16, 16), *, dimension: int = 8, seed: int = 0
 ) -> str:
-    """A callable SavedModel, by TensorFlow Hub's convention. Image size None leaves it open."""
+    """A callable SavedModel, as TensorFlow Hub has them. Image size None leaves the size open."""
     module = _Module(dimension, seed)
 
     @tf.function
     def call(images: tf.Tensor, training: bool) -> tf.Tensor:
-        # It has to be told whether to train, and answers differently if it is to.
+        # `training` has no default, and True gives another result.
         return network(images, module.kernel, module.bias) + (1.0 if training else 0.0)
 
     module.__call__ = call
@@ -47,14 +56,10 @@ def make_tf2_hub_module(
 
 
 def make_serving_module(
-    path: Path,
-    image_size: tuple[int, int] | None = (16, 16),
-    dimension: int = 8,
-    seed: int = 0,
-    name: str = "serving_default",
+    path: Path, image_size: tuple[int, int] | None = (16, 16), *, name: str = "serving_default"
 ) -> str:
-    """A SavedModel with a serving signature and nothing callable."""
-    module = _Module(dimension, seed)
+    """A SavedModel with a signature and nothing callable."""
+    module = _Module(dimension=8, seed=0)
     return save_signature(
         path,
         lambda images: {"vector": network(images, module.kernel, module.bias)},
@@ -71,7 +76,7 @@ def save_signature(
     name: str = "serving_default",
     module: tf.Module | None = None,
 ) -> str:
-    """A SavedModel with `function` as its one signature."""
+    """A SavedModel with `function` as its only signature."""
     signature = tf.function(function, input_signature=specs)
     tf.saved_model.save(module or tf.Module(), str(path), signatures={name: signature})
     return str(path)
@@ -80,17 +85,16 @@ def save_signature(
 def make_tf1_hub_module(
     path: Path,
     image_size: tuple[int, int] | None = (16, 16),
-    dimension: int = 8,
-    seed: int = 0,
+    *,
     resource_variables: bool = True,
     control_flow_v2: bool = False,
 ) -> str:
     """The format that TensorFlow 1 wrote: a graph without tags, a `default` signature and tfhub_module.pb.
 
-    The graph has a switch that a placeholder works, as batch norm had one for training and inference.
+    A placeholder switches the graph between training and inference, as it did for batch norm.
     """
     v1 = tf.compat.v1
-    kernel, bias = parameters(dimension, seed)
+    kernel, bias = parameters(dimension=8, seed=0)
     (v1.enable_control_flow_v2 if control_flow_v2 else v1.disable_control_flow_v2)()
     try:
         with tf.Graph().as_default(), v1.Session() as session:
@@ -111,7 +115,7 @@ def make_tf1_hub_module(
             builder.save()
     finally:
         v1.enable_control_flow_v2()
-    (path / "tfhub_module.pb").write_bytes(b"\x08\x03")  # a ModuleDef with its one field, the format: 3
+    (path / "tfhub_module.pb").write_bytes(b"\x08\x03")  # a ModuleDef with its only field, the format: 3
     return str(path)
 
 
@@ -136,7 +140,8 @@ class _Module(tf.Module):
 
 
 def parameters(dimension: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel, float64 [48, dimension], and bias, float64 [dimension], of the network."""
     random = np.random.default_rng(seed)
-    # Patches of noise are all near 0.5: a kernel whose columns sum to nothing keeps tanh off its plateaus.
+    # Patches of noise are all near 0.5. A kernel whose columns sum to zero keeps tanh away from its plateaus.
     kernel = random.normal(size=(GRID * GRID * 3, dimension))
     return kernel - kernel.mean(axis=0), random.normal(size=dimension) / 4

@@ -1,16 +1,19 @@
-"""Small problems for the solvers, and what numpy says of them in float64."""
+"""Small problems for the solvers, and what NumPy computes for them in float64."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from cache.reader import Cache
 from train import solvers
-from train.head import Head
+from train.data.batches import Images
+from train.data.schedule import Schedule
 from train.settings import TrainSettings
-from train.stream import Images
+from train.solvers import head
+from train.solvers.head import Head
 
 COUNTS = (60, 25, 40)  # images of a class, for classes that differ in size
 
@@ -22,6 +25,12 @@ def problem_of(opened: Cache, **settings: object) -> solvers.Problem:
     training, validation = Images(opened, rows[rows % 5 > 0]), Images(opened, rows[rows % 5 == 0])
     chosen = TrainSettings(Path("cache"), Path("out"), **values)  # type: ignore[arg-type]
     return solvers.Problem(training, validation, chosen, "/CPU:0")
+
+
+def schedule_of(problem: solvers.Problem, batch_size: int | None = None) -> Schedule:
+    """The batches that sgd takes."""
+    settings = problem.settings
+    return Schedule(problem.training, batch_size or settings.train_batch_size, settings.balanced, settings.seed)
 
 
 def vectors_of(images: Images) -> tuple[np.ndarray, np.ndarray]:
@@ -38,6 +47,28 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 def cross_entropy_of(weights: np.ndarray, biases: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
     return -np.log(softmax(x @ weights + biases)[np.arange(len(y)), y]).mean()
+
+
+def descent(
+    problem: solvers.Problem, rate: float, l2: float, class_weights: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, float, float]]:
+    """After each step of sgd: weights, biases, and its own batch's accuracy and cross entropy, by the textbook."""
+    x, y = vectors_of(problem.training)
+    rows, _, _ = problem.training.by_class
+    place_of = {row: place for place, row in enumerate(problem.training.rows.tolist())}
+    classes = len(problem.training.cache.labels)
+    start = head.initial(x.shape[1], classes, np.random.default_rng([problem.settings.seed, 0]))
+    weights, biases = start.weights.astype(float), start.biases.astype(float)
+    class_weights = np.ones(classes) if class_weights is None else class_weights
+    (batches,) = schedule_of(problem).batches(0, [problem.settings.how_many_training_steps])
+    for places in batches:
+        drawn = np.array([place_of[row] for row in rows[places].tolist()])
+        batch, one_hot = x[drawn], np.eye(classes)[y[drawn]]
+        error = (softmax(batch @ weights + biases) - one_hot) * class_weights[y[drawn]][:, None] / len(drawn)
+        weights = weights - rate * (batch.T @ error + l2 * weights)
+        biases = biases - rate * error.sum(axis=0)
+        scores = batch @ weights + biases
+        yield weights, biases, (scores.argmax(1) == y[drawn]).mean(), cross_entropy_of(weights, biases, batch, y[drawn])
 
 
 def assert_same_head(found: Head, expected: Head, tolerance: float = 1e-5) -> None:

@@ -10,7 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 import cache
-from cache import store, sums
+from cache import index as indexes
+from cache import layout, manifest
 from cache.shard import Rows
 from cache.strings import Strings
 from cache.writer import Writer
@@ -26,8 +27,8 @@ def make(root: Path, counts: Sequence[int] = (50, 50, 50), dtypes: Sequence[str]
     label_ids = np.repeat(np.arange(len(counts)), counts)
     write_photos(root / "photos", paths, label_ids, noise)
     directory = root / "cache" / "tiny-0123456789abcdef"
-    module = store.Module("tiny", "identity", "0123456789abcdef", HEIGHT, WIDTH, "bilinear", DIMENSION)
-    backbone = write_backbone(directory / store.BACKBONE)
+    module = layout.BackboneInfo("tiny", "identity", "0123456789abcdef", HEIGHT, WIDTH, "bilinear", DIMENSION)
+    backbone = write_backbone(directory / layout.BACKBONE)
     pixels = tf.stack([backbone.decode((root / "photos" / path).read_bytes()) for path in paths])
     vectors = backbone.features(tf.cast(pixels, tf.float32) / 255).numpy()
     # Shards take turns, so that neighbours in the index lie in different files and in another order.
@@ -40,10 +41,10 @@ def make(root: Path, counts: Sequence[int] = (50, 50, 50), dtypes: Sequence[str]
             strings = Strings.of([paths[i] for i in inside])
             writer.append(Rows(strings, numbers, numbers, numbers.astype("u8"), vectors[inside].astype(dtype)))
     numbers = np.arange(len(paths))
-    index = store.Index(
+    index = indexes.Index(
         str(root / "photos"),
         LABELS[: len(counts)],
-        store.shard_names(directory),
+        layout.shard_names(directory),
         Strings.of(paths),
         numbers,
         numbers,
@@ -51,7 +52,7 @@ def make(root: Path, counts: Sequence[int] = (50, 50, 50), dtypes: Sequence[str]
         shard_ids,
         shard_rows,
     )
-    store.write_index(directory, module, index)
+    indexes.write(directory, module, index)
     return root / "cache"
 
 
@@ -85,7 +86,7 @@ def write_backbone(folder: Path) -> tf.Module:
 
     module.resize, module.decode, module.features = resize, decode, features
     tf.saved_model.save(module, str(folder))
-    sums.write(folder)
+    manifest.write(folder)
     return tf.saved_model.load(str(folder))
 
 

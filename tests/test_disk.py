@@ -1,4 +1,4 @@
-"""The disk fills up, the permission goes, the folder vanishes meanwhile: one line, and nothing committed is lost."""
+"""The disk fills up, the permission goes, the folder disappears: one line, and nothing committed is lost."""
 
 import contextlib
 import ctypes
@@ -18,15 +18,18 @@ import numpy as np
 import pytest
 
 import cache
-from cache import shard, store, sums, verify
+from cache import files, layout, manifest, rejected, repair, shard, verify
+from cache import index as indexes
 from cache.compact import compact
 from extract.run import extract
 from extract.settings import Settings
+from tests.damage import flip, place_of
 from tests.interrupted import Child, Step
 from tests.pictures import make_folder
-from tests.test_cache import fill, flip, rows
+from tests.random_cache import fill, rows
 
-IMAGES = 12  # readable ones
+PHOTOS = 12  # readable ones
+pytestmark = pytest.mark.usefixtures("loaded_once")  # in this process; children load it themselves
 CHOICES = {"engine": "tensorflow", "precision": "float32", "dtype": "float32", "batch_size": 2}
 
 
@@ -50,7 +53,7 @@ def limit_files(size):
 
 
 def obey_permissions():
-    """Gives up root's right to pass over them, and any other."""
+    """Gives up the right of root to ignore permissions, and every other right."""
     version, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     assert ctypes.CDLL(None).capset(version, nothing) == 0
 
@@ -79,7 +82,7 @@ def the_error(child):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    photos = make_folder(tmp_path_factory.mktemp("disk") / "photos", {"a": IMAGES - 5, "b": 5})
+    photos = make_folder(tmp_path_factory.mktemp("disk") / "photos", {"a": PHOTOS - 5, "b": 5})
     (photos / "a" / "broken.jpg").write_text("no image")
     return photos
 
@@ -90,7 +93,7 @@ def start(photos, module):
 
     def start_extraction(cache_dir, at, then, first=bool):
         choices = {"image_dir": photos, "cache_dir": cache_dir, "module": module} | CHOICES
-        return Child("extract", [f"--{name}={value}" for name, value in choices.items()], at, then, first)
+        return Child("extract", [f"--{name}={value}" for name, value in choices.items()], at, then, first=first)
 
     return start_extraction
 
@@ -103,11 +106,11 @@ def finish(photos, module):
         for directory in cache_dir.iterdir():
             assert verify.find(directory) == []
         assert not list(cache_dir.rglob("*.tmp"))
-        names = [path for path in cache_dir.glob("*/shards/*") if store.is_shard_name(path.name)]
+        names = [path for path in cache_dir.glob("*/shards/*") if layout.is_committed_name(path.name)]
         assert sum(len(shard.read(path)) for path in names) == committed
         result = extract(Settings(str(photos), str(cache_dir), module, **CHOICES))
-        assert (result.computed, result.reused) == (IMAGES - committed, committed)
-        assert len(cache.open(cache_dir)) == IMAGES
+        assert (result.computed, result.reused) == (PHOTOS - committed, committed)
+        assert len(cache.open(cache_dir)) == PHOTOS
         assert verify.find(result.directory) == []
 
     return finish_extraction
@@ -117,9 +120,9 @@ def finish(photos, module):
 MOMENTS = {
     "a new shard": (Step("before", "open", "shard", 3), 4),
     "the writing of a shard": (Step("before", "write", "shard", 3), 4),
-    "the list of rejected images": (Step("before", "open", "rejected"), IMAGES),
-    "the index": (Step("before", "open", "index"), IMAGES),
-    "the writing of the index": (Step("before", "write", "index"), IMAGES),
+    "the list of rejected photos": (Step("before", "open", "rejected"), PHOTOS),
+    "the index": (Step("before", "open", "index"), PHOTOS),
+    "the writing of the index": (Step("before", "write", "index"), PHOTOS),
 }
 
 
@@ -158,11 +161,11 @@ def test_an_extraction_whose_disk_becomes_read_only(disk, start, finish):
 
 BETWEEN = "between the last shard and the index"
 MOMENTS_OF_NAMES = {
-    "the network beside it": (Step("before", "replace", "backbone"), 0),
-    **{moment: MOMENTS[moment] for moment in ("a new shard", "the list of rejected images", "the index")},
+    "the network beside it": (Step("before", "rename", "backbone"), 0),
+    **{moment: MOMENTS[moment] for moment in ("a new shard", "the list of rejected photos", "the index")},
     "the renaming of a shard": (Step("before", "replace", "shard", 3), 4),
-    BETWEEN: (Step("after", "fsync", "folder of shards", IMAGES // 2), IMAGES),
-    "the renaming of the index": (Step("before", "replace", "index"), IMAGES),
+    BETWEEN: (Step("after", "fsync", "folder of shards", PHOTOS // 2), PHOTOS),
+    "the renaming of the index": (Step("before", "replace", "index"), PHOTOS),
 }
 
 
@@ -200,21 +203,24 @@ def test_an_extraction_whose_shards_vanish(tmp_path, start, finish, moment):
 
 
 def content_of(directory):
-    """The bytes of every file there; the lock has none."""
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != store.LOCK}
+    """The bytes of every file there, without the lock."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != files.LOCK}
 
 
 UNUSED = 10  # of 21 rows
 
 
 def make_store(folder):
-    """A store of small shards of both types, some of whose rows no image uses."""
+    """A folder of small shards of both dtypes, with some rows that no photo uses."""
     directory = folder / "tiny-0123456789abcdef"
     fill(directory, [rows(5, 0), rows(3, 1, "float32"), rows(7, 2), rows(6, 3, "float32")])
-    module, index = store.read_index(directory)
-    used = np.arange(0, len(index.paths), 2)
-    columns = {name: getattr(index, name)[used] for name in store.NUMBERS}
-    store.write_index(directory, module, replace(index, paths=index.paths.take(used), **columns))
+    info, index = indexes.read(directory)
+    used = np.arange(0, len(index), 2)
+    columns = {
+        name: index.paths.take(used) if name == "paths" else getattr(index, name)[used]
+        for name in indexes.SCHEMAS["images"]
+    }
+    indexes.write(directory, info, replace(index, **columns))
     return directory
 
 
@@ -237,7 +243,7 @@ CHANGES = {
 
 def start_change(moment, then, *arguments):
     at = CHANGES[moment]
-    return Child("cache", [str(argument) for argument in arguments], at, then, bool if at else then)
+    return Child("cache", [str(argument) for argument in arguments], at, then, first=bool if at else then)
 
 
 def check_compaction(directory, vectors):
@@ -280,15 +286,15 @@ def test_a_disk_that_breaks_down_when_the_index_is_there_keeps_what_it_names(tmp
     at = Step("before", "fsync", "folder above")
     line = the_error(Child("cache", [*arguments, str(directory)], at, break_down))
     assert "Input/output error" in line
-    verify.repair(directory)
+    repair.repair(directory)
     assert verify.find(directory) == []
     assert vectors_of(directory) == {path: vector for path, vector in vectors.items() if path not in lost}
 
 
 def damage(directory):
-    """Flips a bit of one shard and cuts another off in its last row; the paths of what is lost by it."""
-    first, second, *_ = [directory / store.SHARDS / name for name in store.shard_names(directory)]
-    flip(first, "bottlenecks", 0)
+    """Flips a bit of one shard and cuts off another in its last row. Returns the paths of the rows that are lost."""
+    first, second, *_ = [directory / layout.SHARDS / name for name in layout.shard_names(directory)]
+    flip(first, place_of(first, "bottlenecks", 0))
     cut_off(second)
     assert [damage.rows.tolist() for damage in verify.find(directory)] == [[0], [2]]
     return {"class 0/0-0.jpg", "class 1/1-2.jpg"}
@@ -301,7 +307,7 @@ def cut_off(path):
 
 
 def check_repair(directory, vectors, lost):
-    assert len(verify.repair(directory)) == 2
+    assert len(repair.repair(directory)) == 2
     assert verify.find(directory) == []
     assert vectors_of(directory) == {path: vector for path, vector in vectors.items() if path not in lost}
 
@@ -330,35 +336,35 @@ def test_a_repair_whose_files_may_not_grow(tmp_path, moment):
 def test_a_repair_without_room_to_look_at_a_shard_does_not_drop_it(tmp_path):
     """There is no index yet, so that nothing else has to be written."""
     directory = make_store(tmp_path)
-    (directory / store.INDEX).unlink()
-    cut_off(directory / store.SHARDS / store.shard_names(directory)[0])
+    (directory / layout.INDEX).unlink()
+    cut_off(directory / layout.SHARDS / layout.shard_names(directory)[0])
     before = content_of(directory)
     line = the_error(start_change("the start", partial(limit_files, 16), "verify", "--repair", directory))
     assert "was cut off, and cannot be copied" in line
     assert content_of(directory) == before
-    verify.repair(directory)
-    assert sorted(len(shard.read(path)) for path in (directory / store.SHARDS).glob("*.h5")) == [3, 4, 6, 7]
+    repair.repair(directory)
+    assert sorted(len(shard.read(path)) for path in (directory / layout.SHARDS).glob("*.h5")) == [3, 4, 6, 7]
 
 
-@pytest.mark.parametrize("name", ["shard", store.INDEX, store.REJECTED, store.BACKBONE])
+@pytest.mark.parametrize("name", ["shard", layout.INDEX, layout.REJECTED, layout.BACKBONE])
 def test_a_repair_drops_no_file_that_it_may_not_read(tmp_path, name):
     directory = make_store(tmp_path)
-    store.write_rejected(directory, [store.Rejected("a/broken.jpg", 5, 6, "not an image")])
-    (directory / store.BACKBONE).mkdir()
-    sums.write(directory / store.BACKBONE)
-    path = directory / "shards" / store.shard_names(directory)[0] if name == "shard" else directory / name
+    rejected.write(directory, [rejected.Rejected("a/broken.jpg", 5, 6, "not an image")])
+    (directory / layout.BACKBONE).mkdir()
+    manifest.write(directory / layout.BACKBONE)
+    path = directory / "shards" / layout.shard_names(directory)[0] if name == "shard" else directory / name
     before = content_of(directory)
     path.chmod(0)
     line = the_error(Child("cache", ["verify", "--repair", str(directory)], first=obey_permissions))
-    assert re.search(f"nothing was dropped: cannot read {path}.*: Permission denied; put that right", line)
+    assert re.search(f"nothing was dropped: cannot read {path}.*: Permission denied; fix that", line)
     path.chmod(0o700)
     assert content_of(directory) == before
 
 
 def test_a_lock_is_open_for_reading_and_writing(tmp_path):
-    """NFS gives shared locks to those who may read a file alone, and the others to those who may write it."""
-    with store.locked(tmp_path, shared=True):
-        [held] = [fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd) == str(tmp_path / store.LOCK)]
+    """NFS grants shared locks only on files open for reading, and exclusive ones only on files open for writing."""
+    with files.locked(tmp_path, shared=True):
+        [held] = [fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd) == str(tmp_path / files.LOCK)]
         assert fcntl.fcntl(int(held.name), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
 
 
@@ -368,8 +374,8 @@ def test_a_read_only_disk_keeps_a_cache_from_being_changed(disk, arguments):
     vectors, lost, before = vectors_of(directory), damage(directory), content_of(directory)
     line = the_error(start_change("the start", partial(remount, disk, "ro"), *arguments, directory))
     assert "Read-only file system" in line
-    told = [damage.path.name for damage in verify.find(directory)]
-    assert told == store.shard_names(directory)[:2]
+    damaged = [damage.path.name for damage in verify.find(directory)]
+    assert damaged == layout.shard_names(directory)[:2]
     remount(disk, "rw")
     assert content_of(directory) == before
     check_repair(directory, vectors, lost)

@@ -1,7 +1,7 @@
 """Whatever kills an extraction, a compaction or a repair, what was committed is there and the next run goes on.
 
-Real runs, killed with SIGKILL: at each step of a commit, which the child finds for itself, and at random moments. A few
-dozen of them; hundreds with LONG=1 in the environment, as `make test LONG=1` puts it there.
+Processes are killed with SIGKILL: at each step of a commit, which the process finds for itself, and at random moments.
+A hundred of them; hundreds with LONG=1 in the environment, as `make test LONG=1` puts it there.
 """
 
 import itertools
@@ -14,20 +14,25 @@ import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 import cache
-from cache import shard, store, verify
+from cache import layout, rejected, shard, verify
 from cache.compact import compact
+from cache.rejected import Rejected
+from cache.repair import repair
 from extract.run import Result, extract
 from extract.settings import Settings
+from tests import processes
+from tests.damage import cut_in_last_row, flip, place_of
 from tests.interrupted import Child, Step
 from tests.pictures import make_folder, write_picture
+from tests.random_cache import shard_paths
 
 LONG = bool(os.environ.get("LONG"))
-CHOICES = {"engine": "tensorflow", "precision": "float32", "dtype": "float32", "batch_size": 2}
+pytestmark = pytest.mark.usefixtures("loaded_once")  # in this process; children load it themselves
+CHOICES = {"engine": "tensorflow", "precision": "float32", "dtype": "float32", "batch_size": 3}
 
 
 @dataclass(frozen=True)
@@ -42,27 +47,27 @@ class View:
 
 @dataclass(frozen=True)
 class Scene:
-    """A folder of photos, a cache from which extractions of it start, and what they come to if nothing disturbs."""
+    """A folder of photos, a cache from which extractions of it start, and what they end with if nothing kills them."""
 
     photos: Path
     module: str
     start: Path  # a cache_dir
-    before: View | None
-    after: View
-    rejected_before: list[store.Rejected]
-    rejected_after: list[store.Rejected]
-    rows: dict[tuple[str, int], bytes]  # by path and mtime, all there may ever be
+    view_before: View | None
+    view_after: View
+    rejected_before: list[Rejected]
+    rejected_after: list[Rejected]
+    rows: dict[tuple[str, int], bytes]  # by path and mtime, all rows there may ever be
     seconds: float  # that an extraction takes
 
     def extract(self, cache_dir: Path) -> Result:
         return extract(Settings(str(self.photos), str(cache_dir), self.module, **CHOICES))
 
     def start_extraction(self, cache_dir: Path, at: Step | None = None) -> Child:
-        return Child("extract", flags(self.photos, cache_dir, self.module), at)
+        return start_extraction(self.photos, cache_dir, self.module, at)
 
 
 def view(cache_dir: Path) -> View | None:
-    """What the cache says; None where it cleanly says that there is nothing yet."""
+    """What the cache says; None if it says, as it should, that there is nothing yet."""
     try:
         opened = cache.open(cache_dir)
     except cache.CacheError as error:
@@ -72,43 +77,49 @@ def view(cache_dir: Path) -> View | None:
     return View(opened.labels, list(opened.paths), opened.label_ids.tolist(), vectors.tobytes())
 
 
-def rejected(cache_dir: Path) -> list[store.Rejected]:
-    return [row for directory in store.directories(cache_dir) for row in store.read_rejected(directory)]
+def rejected_photos(cache_dir: Path) -> list[Rejected]:
+    return [row for directory in layout.directories(cache_dir) for row in rejected.read(directory)]
 
 
 def rows_of(cache_dir: Path) -> dict[tuple[str, int], bytes]:
-    """Every committed row, whether a view uses it or not, with all that belongs to it."""
-    found = {}
-    for directory in store.directories(cache_dir):
-        for name in store.shard_names(directory):
-            rows = shard.read(directory / store.SHARDS / name).rows
-            for i, path in enumerate(rows.paths):
+    """Every committed row, whether an index uses it or not, with all that belongs to it."""
+    contents: dict[tuple[str, int], bytes] = {}
+    for directory in layout.directories(cache_dir):
+        for path in shard_paths(directory):
+            rows = shard.read(path).rows
+            for i, name in enumerate(rows.paths):
                 columns = [getattr(rows, field.name)[i : i + 1] for field in fields(rows) if field.name != "paths"]
                 content = b"".join(column.tobytes() for column in columns)
-                assert found.setdefault((path, int(rows.mtimes[i])), content) == content
-    return found
+                assert contents.setdefault((name, int(rows.mtimes[i])), content) == content
+    return contents
 
 
-def flags(photos: Path, cache_dir: Path, module: str) -> list[str]:
+def start_extraction(photos: Path, cache_dir: Path, module: str, at: Step | None = None) -> Child:
     choices = {"image_dir": photos, "cache_dir": cache_dir, "module": module} | CHOICES
-    return [f"--{name}={value}" for name, value in choices.items()]
+    flags = [f"--{name}={value}" for name, value in choices.items()]
+    return Child("extract", flags, at)
 
 
 def undisturbed(photos: Path, module: str, start: Path) -> Scene:
     """The scene of extractions that start with a copy of `start`."""
-    for number in (1, 2):  # the first child of all waits for the server to import TensorFlow
-        cache_dir = shutil.copytree(start, start.with_name(f"undisturbed {number}"))
-        begin = time.monotonic()
-        status, errors = Child("extract", flags(photos, cache_dir, module)).wait()
-        seconds = time.monotonic() - begin
-        assert status == 0, errors
-    before, after = (view(start), view(cache_dir)), (rejected(start), rejected(cache_dir))
-    return Scene(photos, module, start, *before, *after, rows_of(cache_dir), seconds)
+    cache_dir = shutil.copytree(start, start.with_name("undisturbed"))
+    begin = time.monotonic()
+    status, errors = start_extraction(photos, cache_dir, module).wait()
+    seconds = time.monotonic() - begin
+    assert status == 0, errors
+    views = view(start), view(cache_dir)
+    lists = rejected_photos(start), rejected_photos(cache_dir)
+    return Scene(photos, module, start, *views, *lists, rows_of(cache_dir), seconds)
+
+
+def do_nothing() -> None:
+    """The first process of all waits for the server to import TensorFlow, which is no time of the process's own."""
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory, module):
-    """ "new": nothing is there yet; "grown": photos came, went, changed and moved since a first extraction."""
+    """ "new": nothing is there yet. "grown": photos came, went, changed and moved since a first extraction."""
+    processes.run(do_nothing)
     folder = tmp_path_factory.mktemp("new")
     photos = make_folder(folder / "photos", {"daisy": 5, "roses": 6})
     (photos / "daisy" / "broken.jpg").write_text("no image")
@@ -117,9 +128,9 @@ def scenes(tmp_path_factory, module):
 
     folder = tmp_path_factory.mktemp("grown")
     photos = Path(shutil.copytree(photos, folder / "photos"))
-    status, errors = Child("extract", flags(photos, folder / "start", module)).wait()
+    status, errors = start_extraction(photos, folder / "start", module).wait()
     assert status == 0, errors
-    make_folder(photos, {"daisy": 2, "tulips": 3}, first_seed=50)  # two of them in the place of others
+    make_folder(photos, {"daisy": 2, "tulips": 3}, first_seed=50)  # two of these replace others
     write_picture(photos / "daisy" / "broken.jpg", 60)
     (photos / "roses" / "broken.jpg").write_text("no image either")
     (photos / "roses" / "001.png").unlink()
@@ -127,18 +138,18 @@ def scenes(tmp_path_factory, module):
     return {"new": new, "grown": undisturbed(photos, module, folder / "start")}
 
 
-COMMIT = [
-    *(Step(moment, "open", "{}") for moment in ("before", "after")),
-    *(Step(moment, "write", "{}") for moment in ("before", "amid", "after")),
-    *(Step(moment, call, "{}") for call in ("fsync", "replace") for moment in ("before", "after")),
+WRITING = [  # the steps of writing a file
+    *(("before", "open"), ("after", "open")),
+    *(("before", "write"), ("amid", "write"), ("after", "write")),
+    *(("before", "fsync"), ("after", "fsync")),
+    *(("before", "replace"), ("after", "replace")),
 ]
 
 
 def commit(kind: str, which: int = 1, flush: int | None = None) -> list[Step]:
     """Every step of writing the `which`th file of a kind; its folder is then flushed for the `flush`th time."""
     folder = "folder of shards" if kind == "shard" else "folder above"
-    flushed = [Step(moment, "fsync", folder, flush or which) for moment in ("before", "after")]
-    return [Step(step.moment, step.call, kind, which) for step in COMMIT] + flushed
+    return [Step(*step, kind, which) for step in WRITING] + around("fsync", folder, flush or which)
 
 
 def around(call: str, kind: str, *which: int) -> list[Step]:
@@ -146,10 +157,11 @@ def around(call: str, kind: str, *which: int) -> list[Step]:
 
 
 STEPS = {
+    # The folder above is flushed when the backbone has got its name, and after each list and index.
     "new": [
-        *around("replace", "backbone", 1),
+        *around("rename", "backbone", 1),
         *commit("shard", 2),
-        *(commit("shard", 1) + commit("rejected") + commit("index", flush=2) if LONG else ()),
+        *(commit("shard", 1) + commit("rejected", flush=2) + commit("index", flush=3) if LONG else ()),
     ],
     "grown": [*commit("rejected"), *commit("index", flush=2), *(commit("shard", 3) if LONG else ())],
 }
@@ -159,14 +171,14 @@ def check_and_finish(scene: Scene, cache_dir: Path) -> None:
     """What has to be true after a kill, and of the run after it."""
     for directory in cache_dir.iterdir():
         assert verify.find(directory) == []
-    assert view(cache_dir) in (scene.before, scene.after)
-    assert rejected(cache_dir) in (scene.rejected_before, scene.rejected_after)
+    assert view(cache_dir) in (scene.view_before, scene.view_after)
+    assert rejected_photos(cache_dir) in (scene.rejected_before, scene.rejected_after)
     committed = rows_of(cache_dir)
     assert committed.items() <= scene.rows.items()
     result = scene.extract(cache_dir)
     assert result.computed == len(scene.rows) - len(committed)
-    assert view(cache_dir) == scene.after
-    assert rejected(cache_dir) == scene.rejected_after
+    assert view(cache_dir) == scene.view_after
+    assert rejected_photos(cache_dir) == scene.rejected_after
     assert rows_of(cache_dir) == scene.rows
     assert scene.extract(cache_dir).computed == 0
 
@@ -182,7 +194,7 @@ def test_an_extraction_killed_at_a_step_goes_on(tmp_path, scenes, name, step):
 
 @pytest.mark.parametrize("seed", range(200 if LONG else 10))
 def test_an_extraction_killed_at_a_random_moment_goes_on(tmp_path, scenes, seed):
-    scene = scenes["new" if seed % 3 else "grown"]
+    scene = scenes[("grown", "new")[seed % 2]]
 
     def start(number):
         cache_dir = Path(shutil.copytree(scene.start, tmp_path / f"cache {number}"))
@@ -192,16 +204,19 @@ def test_an_extraction_killed_at_a_random_moment_goes_on(tmp_path, scenes, seed)
 
 
 def killed_at_random(start, seconds: float, seed: int):
-    """Kills a child that takes about as long; what `start`, given a number that it did not have yet, says of it."""
+    """Kills a process that takes about `seconds`.
+
+    `start`, called with a number that is new each time, starts it, and returns it with what this function returns.
+    """
     moment = random.Random(seed).random() * seconds
     for number in itertools.count():
-        child, about = start(number)
+        child, subject = start(number)
         time.sleep(moment)
         child.kill()
         if child.wait()[0] == -signal.SIGKILL:
-            print(f"seed {seed}: killed {moment:.4f} s after its start")  # a test that fails shows it
-            return about
-        moment /= 2  # it was faster than the one that the duration is of
+            print(f"seed {seed}: killed {moment:.4f} s after its start")  # shown if the test fails
+            return subject
+        moment /= 2  # it ended before: it was faster than the one that was timed
 
 
 @pytest.fixture(scope="module")
@@ -210,15 +225,15 @@ def wasteful(scenes, tmp_path_factory):
     cache_dir = tmp_path_factory.mktemp("wasteful") / "cache"
     shutil.copytree(scenes["grown"].start, cache_dir)
     scenes["grown"].start_extraction(cache_dir).wait()
-    [directory] = store.directories(cache_dir)
-    assert len(store.shard_names(directory)) > 5
+    [directory] = layout.directories(cache_dir)
+    assert len(layout.shard_names(directory)) > 5
     return directory, scenes["grown"]
 
 
 def start_on_copy(directory: Path, folder: Path, *arguments: str, at: Step | None = None) -> tuple[Child, Path]:
-    """`python -m cache` with these arguments, at work on a copy in `folder`."""
+    """Starts `python -m cache` with these arguments on a copy of `directory` in `folder`. Returns both."""
     copy = Path(shutil.copytree(directory, folder / directory.name))
-    return Child("cache", [*arguments, str(copy)], at), copy
+    return Child("cache", [*arguments, copy], at), copy
 
 
 def check_and_compact(scene: Scene, directory: Path) -> None:
@@ -227,16 +242,16 @@ def check_and_compact(scene: Scene, directory: Path) -> None:
         if again:
             compact(directory)
         assert verify.find(directory) == []
-        assert view(directory) == scene.after
+        assert view(directory) == scene.view_after
         assert rows_of(directory).items() <= scene.rows.items()
-    # What was killed may have left shards that no index names. An extraction lists them, and then they are unused.
+    # The killed one may have left shards that no index names. The next extraction names them, and then they are unused.
     assert scene.extract(directory).computed == 0
     compact(directory)
     opened = cache.open(directory)
-    assert store.shard_names(directory) == [shard.path.name for shard in opened.shards]
+    assert layout.shard_names(directory) == [shard.path.name for shard in opened.shards]
     assert len(opened.shards) == 1
     assert len(opened.shards[0]) == len(opened)
-    assert view(directory) == scene.after
+    assert view(directory) == scene.view_after
     assert verify.find(directory) == []
 
 
@@ -275,50 +290,40 @@ def test_a_compaction_killed_at_a_random_moment_loses_nothing(tmp_path, wasteful
     check_and_compact(scene, killed_at_random(start, seconds, seed))
 
 
-def flip(path: Path, column: str, row: int) -> None:
-    with h5py.File(path) as file:
-        place = file[column].id.get_offset() + row * file[column].nbytes // len(file[column])
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.fixture(scope="module")
 def damaged(wasteful, tmp_path_factory):
-    """The same with damage of every kind, which rows are lost by it, and the scene."""
+    """The same with damage of every kind, the rows that are lost by it, and the scene."""
     directory, scene = wasteful
     copy = Path(shutil.copytree(directory, tmp_path_factory.mktemp("damaged") / directory.name))
     opened = cache.open(copy)
     ids, rows = opened.index.shard_ids.tolist(), opened.index.shard_rows.tolist()
-    flipped = next(image for image, number in enumerate(ids) if len(opened.shards[number]) == 2)
-    last = (image for image, number in enumerate(ids) if rows[image] == len(opened.shards[number]) - 1 > 0)
-    cut = next(image for image in last if ids[image] != ids[flipped])
-    unlisted = next(image for image, number in enumerate(ids) if number not in (ids[flipped], ids[cut]))
-    flip(opened.shards[ids[flipped]].path, "bottlenecks", rows[flipped])
-    flip(copy / store.INDEX, "mtimes", unlisted)
-    path = opened.shards[ids[cut]].path
-    with h5py.File(path) as file:
-        vectors = file["bottlenecks"]
-        os.truncate(path, vectors.id.get_offset() + vectors.nbytes - 1)
-    (copy / store.REJECTED).write_text("no table\nat all\n")
-    (copy / store.BACKBONE / "saved_model.pb").write_text("no network")
-    found = verify.find(copy)
-    assert [None if damage.rows is None else len(damage.rows) for damage in found] == [1, 1, 1, None, None]
-    lost = {(opened.paths[image], int(opened.index.mtimes[image])) for image in (flipped, cut)}
+    flipped = next(photo for photo, number in enumerate(ids) if len(opened.shards[number]) == 2)
+    last = (photo for photo, number in enumerate(ids) if rows[photo] == len(opened.shards[number]) - 1 > 0)
+    cut = next(photo for photo in last if ids[photo] != ids[flipped])
+    unlisted = next(photo for photo, number in enumerate(ids) if number not in (ids[flipped], ids[cut]))
+    path = opened.shards[ids[flipped]].path
+    flip(path, place_of(path, "bottlenecks", rows[flipped]))
+    flip(copy / layout.INDEX, place_of(copy / layout.INDEX, "mtimes", unlisted))
+    cut_in_last_row(opened.shards[ids[cut]].path)
+    (copy / layout.REJECTED).write_text("no table\nat all\n")
+    (copy / layout.BACKBONE / "saved_model.pb").write_text("no network")
+    damages = verify.find(copy)
+    assert [None if damage.rows is None else len(damage.rows) for damage in damages] == [1, 1, 1, None, None]
+    lost = {(opened.paths[photo], int(opened.index.mtimes[photo])) for photo in (flipped, cut)}
     assert lost <= scene.rows.keys()
     return copy, lost, scene
 
 
 def check_and_repair(scene: Scene, directory: Path, lost: set[tuple[str, int]]) -> None:
     """What has to be true of the repair after one that was killed, and of the extraction after it."""
-    verify.repair(directory)
+    repair(directory)
     assert verify.find(directory) == []
     assert rows_of(directory) == {row: content for row, content in scene.rows.items() if row not in lost}
-    assert len(cache.open(directory)) == len(scene.after.paths) - 3
+    assert len(cache.open(directory)) == len(scene.view_after.paths) - 3
     assert scene.extract(directory).computed == len(lost)
     assert rows_of(directory) == scene.rows
-    assert view(directory) == scene.after
-    assert rejected(directory) == scene.rejected_after
+    assert view(directory) == scene.view_after
+    assert rejected_photos(directory) == scene.rejected_after
 
 
 REPAIRING = [
@@ -326,6 +331,7 @@ REPAIRING = [
     *(commit("shard", 1) if LONG else ()),
     *commit("index"),
     *around("unlink", "shard", 1, 2),
+    *around("rename", "backbone", 1),
     *around("unlink", "backbone", 1, 2),
     *around("unlink", "rejected", 1),
 ]

@@ -1,4 +1,4 @@
-"""The tutorial's command: what each of its flags does, and what its users rely on beside."""
+"""The tutorial's command: what each of its flags does, and what else its users rely on."""
 
 import datetime
 import hashlib
@@ -18,12 +18,10 @@ from PIL import Image
 
 import cache
 import retrain
-from cache import command
-from cache.reader import distorted
-from tests import modules
+from cache import console, reader
+from tests import forked, modules
 from tests.pictures import make_folder, noise, pixels
-
-REPO = Path(__file__).resolve().parent.parent
+from tests.processes import REPO
 
 # The flags of the tutorial's script and their defaults (tensorflow/hub, examples/image_retraining).
 TUTORIAL = {
@@ -53,7 +51,7 @@ TUTORIAL = {
     "random_brightness": 0,
     "logging_verbosity": "INFO",
 }
-DISTORTIONS = {
+CHANGES = {
     "flip_left_right": (True, "flip"),
     "random_crop": (20, "crop 20%"),
     "random_scale": (30, "scale 30%"),
@@ -90,18 +88,21 @@ def line(flags, **more):
 
 @pytest.fixture
 def ask(job, capfd):
-    """Runs the job with further flags; returns what it printed (out, err), and of that the points of its curves by
-    step, each (train accuracy, cross entropy, validation accuracy, N) as text, and the N of the final test."""
+    """Runs the job with further flags.
+
+    Returns what it printed (`out`, `err`); the lines of each step, without the step (`steps`); and the N of the final
+    test (`tested`).
+    """
 
     def run(**more):
-        assert command.run(retrain.main, line(job, **more)) == 0, capfd.readouterr().err
-        told = capfd.readouterr()
-        found = re.findall(r"Step (\d+): (.+ = .+)", told.out)
+        assert console.run(retrain.main, line(job, **more)) == 0, capfd.readouterr().err
+        printed = capfd.readouterr()
+        found = re.findall(r"Step (\d+): (.+ = .+)", printed.out)
         steps = {int(step): [] for step, _ in found}
         for step, text in found:
             steps[int(step)].append(text)
-        last = re.search(r"\nFinal test accuracy = \d+\.\d% \(N=(\d+)\)\n$", told.out)
-        return SimpleNamespace(out=told.out, err=told.err, steps=steps, tested=last and int(last[1]))
+        last = re.search(r"\nFinal test accuracy = \d+\.\d% \(N=(\d+)\)\n$", printed.out)
+        return SimpleNamespace(out=printed.out, err=printed.err, steps=steps, tested=last and int(last[1]))
 
     return run
 
@@ -114,7 +115,7 @@ def layer(path):
 
 
 def answer(graph_file, images, name="final_result"):
-    """What the frozen graph says, as the tutorial's scripts ask it."""
+    """The probabilities of the frozen graph, as the tutorial's scripts get them."""
     graph_def = tf.compat.v1.GraphDef.FromString(graph_file.read_bytes())
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
         tf.import_graph_def(graph_def, name="")
@@ -160,32 +161,32 @@ def test_the_folders_are_the_classes_whatever_the_case_of_a_suffix(ask, tmp_path
     ask(**flags, output_labels=tmp_path / "labels.txt")
     assert (tmp_path / "labels.txt").read_text() == "tulips\nwild roses 2\n"
     assert len(cache.open(tmp_path / "bottleneck")) == 2 * len(names)
-    assert command.run(retrain.main, []) == 2
+    assert console.run(retrain.main, []) == 2
     assert "--image_dir" in capfd.readouterr().err
 
 
 def test_the_plain_command_works_without_a_network(job, tmp_path, monkeypatch, capsys):
     """No --tfhub_module, and TensorFlow Hub out of reach: a warning, and the built-in network."""
-    images = make_folder(tmp_path / "photos", {"a": 15, "b": 15})
+    images = make_folder(tmp_path / "photos", {"a": 4, "b": 4})
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "empty"))
     # Whatever this machine reaches, nothing answers at this address.
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     plain = {name: value for name, value in job.items() if name != "tfhub_module"}
     plain |= {"image_dir": images, "bottleneck_dir": tmp_path / "bottleneck"}
-    assert command.run(retrain.main, line(plain)) == 0
+    assert console.run(retrain.main, line(plain)) == 0
     captured = capsys.readouterr()
     assert captured.err.startswith("warning: inception_v3 cannot be downloaded, so the built-in efficientnet_lite0")
     assert [path.name.split("-")[0] for path in (tmp_path / "bottleneck").iterdir()] == ["efficientnet_lite0"]
-    assert command.run(retrain.main, line(plain, tfhub_module="inception_v3")) == 2
+    assert console.run(retrain.main, line(plain, tfhub_module="inception_v3")) == 2
     assert "cannot be downloaded" in capsys.readouterr().err
 
 
 def test_bottlenecks_are_made_once(ask, tmp_path):
-    assert "images/s" in ask(bottleneck_dir=tmp_path).out
+    assert "photos/s" in ask(bottleneck_dir=tmp_path).out
     before = shards(tmp_path)
     assert before
-    assert "images/s" not in ask(bottleneck_dir=tmp_path).out
+    assert "photos/s" not in ask(bottleneck_dir=tmp_path).out
     assert shards(tmp_path) == before
 
 
@@ -233,8 +234,8 @@ def test_the_stable_hash_splits(ask, job, testing, validation):
 def test_a_part_may_be_empty(ask):
     found = ask(testing_percentage=0, validation_percentage=0)
     assert [text.split(" = ")[0] for text in found.steps[20]] == ["Train accuracy", "Cross entropy"]
-    assert "warning: no image fell into the validation set" in found.err
-    assert found.out.splitlines()[-1].startswith("Final test accuracy cannot be told")
+    assert "warning: no photo fell into the validation set" in found.err
+    assert found.out.splitlines()[-1].startswith("Final test accuracy is unknown")
 
 
 def test_so_many_images_validate_and_test(ask):
@@ -243,7 +244,7 @@ def test_so_many_images_validate_and_test(ask):
     assert found.tested == 5
 
 
-def test_mistakes_are_told_with_their_paths(ask, job):
+def test_mistakes_are_printed_with_their_paths(ask, job):
     flags = {"testing_percentage": 60, "learning_rate": 1e-9}  # the random start takes nearly all for one class
     found = ask(**flags, print_misclassified_test_images=True)
     labels = dict(zip(sorted(job["image_dir"].rglob("*.png")), answer(job["output_graph"], photos(job)), strict=True))
@@ -280,9 +281,10 @@ def test_tensorboard_finds_what_was_printed(ask, tmp_path):
 def test_what_a_real_run_leaves_gives_the_same_probabilities(job, tmp_path):
     more = {"final_tensor_name": "answer", "saved_model_dir": tmp_path / "saved"}
     more |= {"how_many_training_steps": 200, "testing_percentage": 30}
-    done = subprocess.run([sys.executable, "retrain.py", *line(job, **more)], cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert float(re.fullmatch(r"Final test accuracy = (\d+\.\d)% \(N=\d+\)", done.stdout.splitlines()[-1])[1]) >= 90
+    status, out, errors = forked.run("retrain", *line(job, **more))
+    assert status == 0, errors.decode()
+    last = out.decode().splitlines()[-1]
+    assert float(re.fullmatch(r"Final test accuracy = (\d+\.\d)% \(N=\d+\)", last)[1]) >= 90
     assert job["output_labels"].read_text() == "dark things\nlight things\n"
     images = photos(job)
     frozen = answer(job["output_graph"], images, "answer")
@@ -301,7 +303,7 @@ def test_only_a_saved_model_is_replaced(ask, job, tmp_path, capfd, monkeypatch):
     ask(saved_model_dir=tmp_path / "saved", how_many_training_steps=10)
     assert (tmp_path / "saved" / "saved_model.pb").stat().st_ino != before
     (tmp_path / "saved" / "thesis.txt").write_text("ten years of work")
-    assert command.run(retrain.main, line(job, saved_model_dir=tmp_path / "saved")) == 2
+    assert console.run(retrain.main, line(job, saved_model_dir=tmp_path / "saved")) == 2
     assert capfd.readouterr().err == (
         f"error: --saved_model_dir {tmp_path / 'saved'} is there, and is no SavedModel to replace; name a new folder\n"
     )
@@ -326,79 +328,89 @@ def test_an_intermediate_graph_is_that_of_a_run_that_ends_there(ask, job):
     assert all(np.abs(one - two).max() > 1e-3 for one, two in itertools.pairwise(scores))
 
 
-def test_distortions_are_cached_and_train_where_they_are_asked_for(ask, job, tmp_path):
+def test_augmentations_are_cached_and_train_if_a_flag_asks_for_them(ask, job, tmp_path, monkeypatch):
+    images = make_folder(tmp_path / "photos", {"a": 12, "b": 12})
+
     def head(**flags):
-        told = ask(bottleneck_dir=tmp_path, **flags).out
-        train = int(re.search(r"(\d+) train", told)[1])
-        assert (f"{5 * train} distorted versions of the training images train, too" in told) == bool(flags)
+        out = ask(image_dir=images, bottleneck_dir=tmp_path / "bottleneck", **flags).out
+        train = int(re.search(r"(\d+) train", out)[1])
+        assert (f"{retrain.AUGMENT * train} augmentations of the training photos train, too" in out) == bool(flags)
         return np.concatenate([part.ravel() for part in layer(job["checkpoint_path"])]).tobytes()
 
-    def versions():
-        found = distorted(cache.open(tmp_path))
-        assert {len(version) for version in found} <= {120}
-        return [version.module.preprocessing.split("; ")[1] for version in found]
+    def descriptions():
+        found = reader.augmentations(cache.open(tmp_path / "bottleneck"))
+        assert {len(augmentation) for augmentation in found} <= {24}
+        return [augmentation.backbone.preprocessing.split("; ")[1] for augmentation in found]
 
+    monkeypatch.setattr(retrain, "AUGMENT", 1)  # for each change alone
     plain = head()
-    assert versions() == []
+    assert descriptions() == []
     heads = {plain}
-    for name, (value, words) in DISTORTIONS.items():
+    for name, (value, words) in CHANGES.items():
         heads.add(first := head(**{name: value}))
-        assert versions() == [f"{words} (1), seed 0, version {number}" for number in range(1, 6)]
-        before = shards(tmp_path)
+        assert descriptions() == [f"{words} (1), seed 0, version 1"]
+        before = shards(tmp_path / "bottleneck")
         assert head(**{name: value}) == first
-        assert head() == plain
-        assert shards(tmp_path) == before
+        assert shards(tmp_path / "bottleneck") == before
+    assert head() == plain
+    assert shards(tmp_path / "bottleneck") == before
     # The draws are the same: only other bottlenecks make other heads.
-    assert len(heads) == 1 + len(DISTORTIONS)
-    head(**{name: value for name, (value, _) in DISTORTIONS.items()})
-    assert versions()[0] == f"{', '.join(words for _, words in DISTORTIONS.values())} (1), seed 0, version 1"
+    assert len(heads) == 1 + len(CHANGES)
+    monkeypatch.undo()
+    head(**{name: value for name, (value, _) in CHANGES.items()})
+    every = ", ".join(words for _, words in CHANGES.values())
+    assert descriptions() == [f"{every} (1), seed 0, version {number}" for number in range(1, 6)]
 
 
-def test_less_and_less_is_told(ask, tmp_path, capfd):
+def test_less_and_less_is_printed(ask, tmp_path, capfd):
     images = make_folder(tmp_path / "photos", {"a": 15, "b": 25})
     (images / "a" / "broken.jpg").write_bytes(b"no image")
     (images / "loose.jpg").write_bytes(b"in no class")
 
-    def told(level):
+    def printed_at(level):
         return ask(image_dir=images, bottleneck_dir=tmp_path / level, logging_verbosity=level)
 
     for level in ("DEBUG", "INFO"):
-        found = told(level)
+        found = printed_at(level)
         assert list(found.steps) == [10, 20]
         assert "extract: 100%" in found.err
-    warn = told("WARN")
+    warn = printed_at("WARN")
     assert warn.out == ""
     loose, broken, *others = warn.err.splitlines()
     assert loose == f"warning: 1 files lie in {images} itself, in no class folder: left out"
     assert broken.startswith("warning: left out, as broken or no images: 1; see ")
     assert Path(broken.split("; see ")[1]).read_text().splitlines()[1].startswith("a/broken.jpg,")
-    assert "warning: fewer than 20 images, expect poor results: 'a' (15)" in others
+    assert "warning: fewer than 20 photos, expect poor results: 'a' (15)" in others
     assert all(text.startswith("warning: ") for text in others)
     for level in ("ERROR", "FATAL"):
-        found = told(level)
+        found = printed_at(level)
         assert (found.out, found.err) == ("", "")
-        assert command.run(retrain.main, ["--image_dir=/nowhere", f"--logging_verbosity={level}"]) == 2
+        assert console.run(retrain.main, ["--image_dir=/nowhere", f"--logging_verbosity={level}"]) == 2
         assert capfd.readouterr().err.startswith("error: image_dir /nowhere is not a folder")
+
+
+def test_it_runs_as_a_script():
+    command = [sys.executable, "retrain.py", "--image_dir", "/nowhere"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: image_dir /nowhere is not a folder")
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped_says_how_to_go_on(job, kind):
-    flags = line(job, how_many_training_steps=10**7)
-    child = subprocess.Popen(
-        [sys.executable, "retrain.py", *flags], cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert any(": Step 10: " in text for text in child.stdout)
+def test_a_run_that_is_interrupted_says_how_to_go_on(job, kind):
+    child = forked.start("retrain", *line(job, how_many_training_steps=10**7))
+    assert any(b": Step 10: " in text for text in iter(child.stdout.readline, b""))
     child.send_signal(kind)
-    _, errors = child.communicate(timeout=60)
-    assert child.returncode == 130
+    status, _, errors = child.communicate()
+    assert status == 130
     (directory,) = job["bottleneck_dir"].iterdir()
-    assert errors.splitlines()[-1] == (
+    assert errors.decode().splitlines()[-1] == (
         f"interrupted; the bottlenecks are kept in {directory}, and the same command trains anew on them"
     )
-    assert "Traceback" not in errors
+    assert b"Traceback" not in errors
 
 
 @pytest.mark.parametrize(
@@ -417,14 +429,14 @@ def test_a_run_that_is_stopped_says_how_to_go_on(job, kind):
         ({"output_labels": ""}, "--output_labels: an empty path"),
         ({"intermediate_output_graphs_dir": ""}, "--intermediate_output_graphs_dir: an empty path"),
         ({"intermediate_store_frequency": 5, "intermediate_output_graphs_dir": "README.md"}, "cannot write README.md"),
-        ({"final_tensor_name": "Placeholder"}, "--final_tensor_name: 'Placeholder' is taken in the graph"),
+        ({"final_tensor_name": "Placeholder"}, "--final_tensor_name: 'Placeholder' is another tensor of the graph"),
         ({"image_dir": "/nowhere"}, "/nowhere is not a folder"),
         ({"final_tensor_name": "no name"}, "--final_tensor_name: 'no name' is no tensor name"),
     ],
 )
 def test_bad_input_gets_one_line(job, capsys, monkeypatch, more, message):
     monkeypatch.chdir(REPO)
-    assert command.run(retrain.main, line(job, **more)) == 2
+    assert console.run(retrain.main, line(job, **more)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -439,17 +451,17 @@ def test_bad_input_gets_one_line(job, capsys, monkeypatch, more, message):
 def test_what_was_mistyped_leaves_no_folders_behind(job, tmp_path, wrong):
     names = ("summaries_dir", "output_graph", "output_labels", "checkpoint_path", "intermediate_output_graphs_dir")
     places = {name: tmp_path / name / "below" / "it" for name in (*names, "saved_model_dir", "bottleneck_dir")}
-    assert command.run(retrain.main, line(job, **{**places, "intermediate_store_frequency": 5, **wrong})) == 2
+    assert console.run(retrain.main, line(job, **{**places, "intermediate_store_frequency": 5, **wrong})) == 2
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("folders", "message"),
-    [([], "has no subfolder with images"), (["one"], "only one class"), (["Red", "red"], "both have the label 'red'")],
+    [([], "has no subfolder with photos"), (["one"], "only one class"), (["Red", "red"], "both have the label 'red'")],
 )
 def test_fewer_than_two_classes_end_the_run(job, tmp_path, capsys, folders, message):
     images = make_folder(tmp_path / "photos", dict.fromkeys(folders, 3))
     images.mkdir(exist_ok=True)
-    assert command.run(retrain.main, line(job, image_dir=images, bottleneck_dir=tmp_path / "bottleneck")) == 2
+    assert console.run(retrain.main, line(job, image_dir=images, bottleneck_dir=tmp_path / "bottleneck")) == 2
     assert message in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "bottleneck")

@@ -1,4 +1,4 @@
-"""Where the layer is fitted, and what to do where memory ends there."""
+"""The device that the head is fitted on, and what to do if its memory is too small."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from train.settings import TrainSettings
 
 
 def choose(name: str) -> str:
-    """TensorFlow's name of the device: for `auto` the first GPU, where there is one. Raises UserError for none."""
-    # Ten bits, to which newer GPUs would round before they multiply, are too few for a line search.
+    """TensorFlow's name of the device `cpu`, `gpu`, or `auto`, which is the first GPU if there is one.
+
+    Raises UserError for `gpu` if there is none.
+    """
+    # Newer GPUs would round factors to ten bits before they multiply, which are too few for a line search.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    if name == "cpu":  # else TensorFlow would take some memory of every GPU all the same
-        with contextlib.suppress(RuntimeError):  # it has begun already
+    if name == "cpu":  # otherwise TensorFlow would take some memory of every GPU all the same
+        with contextlib.suppress(RuntimeError):  # TensorFlow has started already
             tf.config.set_visible_devices([], "GPU")
     gpus = tf.config.list_logical_devices("GPU") if name != "cpu" else []
     if name == "gpu" and not gpus:
         raise UserError("TensorFlow sees no GPU; leave --device out, or install TensorFlow's CUDA packages")
-    if gpus:  # sums that threads share out anew each time would round differently; on a processor none do
+    if gpus:  # where threads share out a sum anew each time, it rounds differently; on processors none do
         tf.config.experimental.enable_op_determinism()
     return gpus[0].name if gpus else "/CPU:0"
 
 
 @contextlib.contextmanager
 def memory_for(settings: TrainSettings, device: str) -> Iterator[None]:
-    """Turns a lack of memory, of NumPy or of TensorFlow, into a UserError with the flags that make less of it do."""
+    """Turns a lack of memory, of NumPy or of TensorFlow, into a UserError with the flags that need less of it."""
     try:
         yield
     except (MemoryError, tf.errors.ResourceExhaustedError):

@@ -17,31 +17,39 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from cache import command
+from cache import console, process
 from cache.bar import bar
-from cache.errors import UserError
-from train.markup import printable
+from cache.errors import UserError, first_line
+from train.export import labels as label_files
+from train.report.text import printable
+from train.settings import TrainSettings
 
 if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
+# What marks a file in a folder as a photo: its name's ending, or its first bytes.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 
 
-def parser() -> command.Parser:
-    parser = command.Parser(
+def parser() -> console.Parser:
+    parser = console.Parser(
         prog="python -m train.predict",
-        description="Prints the most likely labels of photos, with probabilities, in the order of the photos. Ends "
-        "with status 2 where some photo could not be labelled; the others are.",
+        description="Prints the most likely labels of photos, with probabilities, in the order of the photos. A photo "
+        "that cannot be labelled costs only itself; the exit status is then 2.",
     )
     add = parser.add_argument
-    add("--model", type=command.path, default="retrained", help="what `python -m train` wrote: its --output_dir")
-    add("--top_k", type=command.positive, default=5, help="labels to print for each image")
-    add("--batch_size", type=command.positive, default=32, help="images that go through the network at once")
+    add(
+        "--model",
+        type=console.to_path,
+        default=TrainSettings.output_dir,
+        help="what `python -m train` wrote: its --output_dir",
+    )
+    add("--top_k", type=console.positive, default=5, help="labels to print for each photo")
+    add("--batch_size", type=console.positive, default=32, help="photos that go through the network at once")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON Lines: an object for each image on its line")
+    form.add_argument("--json", action="store_true", help="print JSON Lines: for each photo, an object on a line")
     form.add_argument("--csv", action="store_true", help="print CSV: path, rank, label and probability")
     add(
         "images",
@@ -54,75 +62,72 @@ def parser() -> command.Parser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Labels what it can. Raises UserError at the end when some image could not be labelled."""
+    """Labels what it can. Raises UserError at the end if some photo could not be labelled."""
     flags = parser().parse_args(arguments)
-    saved_model = _saved_model(Path(flags.model))
+    saved_model = _saved_model(flags.model)
     labels = _labels(saved_model)
-    found, failed = _find(flags.images), 0
-    for image in found:
-        if (reason := image.problem or _unreadable(image.path)) is None:
+    photos, labelled, failed = _find(flags.images), 0, 0
+    for photo in photos:
+        if (reason := photo.problem or _unreadable(photo.path)) is None:
+            # The first one that can be read: from here on TensorFlow is needed, which takes seconds to import.
             show = _printer(labels, flags)
-            done, broken = _label(_load(saved_model, labels), itertools.chain([image], found), flags.batch_size, show)
+            model = _load(saved_model, labels)
+            labelled, broken = _label(model, itertools.chain([photo], photos), flags.batch_size, show)
             failed += broken
             break
-        _complain(image.path, reason)
+        _print_error(photo.path, reason)
         failed += 1
-    else:
-        done = 0
     if failed:
-        raise UserError(f"{failed:,} of {done + failed:,} images could not be labelled")
+        raise UserError(f"{failed:,} of {labelled + failed:,} photos could not be labelled")
 
 
 @dataclass(frozen=True)
-class _Image:
+class _Photo:
     path: str
-    problem: str | None = None  # why there is nothing to read
+    problem: str | None = None  # the reason why it cannot be read, if that is known already
 
 
 @dataclass(frozen=True)
 class _Model:
-    """decode: an image file's bytes, string scalar -> what `classify` takes a batch of. May be called by any thread.
+    """An exported classifier in two steps, so that threads can do the first one ahead of need."""
 
-    classify: a batch of N -> probabilities float32 [N, C].
-    """
-
-    decode: Callable[[tf.Tensor], tf.Tensor]
-    classify: Callable[[tf.Tensor], tf.Tensor]
+    decode: Callable[[tf.Tensor], tf.Tensor]  # the bytes of a file, string [] -> an element of a batch
+    classify: Callable[[tf.Tensor], tf.Tensor]  # a batch of N -> probabilities float32 [N, C]
 
 
 def _label(
-    model: _Model, images: Iterable[_Image], batch_size: int, show: Callable[[str, np.ndarray], None]
+    model: _Model, photos: Iterable[_Photo], batch_size: int, show: Callable[[str, np.ndarray], None]
 ) -> tuple[int, int]:
-    """Shows each image's probabilities, or tells why there are none; returns how many of each there were.
+    """Shows each photo's probabilities, or prints why there are none. Returns how many were labelled, and how many not.
 
-    While the network works on a batch, threads read and decode the next: no more than that is in memory.
+    While the network works on a batch, threads read and decode the next one. No more than that is in memory.
     """
     import tensorflow as tf
 
-    def decoded(image: _Image) -> tf.Tensor:
-        if problem := image.problem or _unreadable(image.path):
+    def decoded(photo: _Photo) -> tf.Tensor:
+        if problem := photo.problem or _unreadable(photo.path):
             raise UserError(problem)
-        with tf.device("/CPU:0"):  # see `export.Classifier`
-            return model.decode(tf.constant(Path(image.path).read_bytes()))
+        with tf.device("/CPU:0"):  # see `saved_model.Classifier`
+            return model.decode(tf.constant(Path(photo.path).read_bytes()))
 
-    done = failed = 0
-    # Where lines scroll by, they show the progress themselves.
-    quiet = not sys.stderr.isatty() or sys.stdout.isatty()
+    labelled = failed = 0
+    # On a terminal where the answers scroll by, these show the progress.
+    is_quiet = not sys.stderr.isatty() or sys.stdout.isatty()
     with (
-        ThreadPoolExecutor(command.cores()) as threads,
-        bar(desc="predict", unit=" images", delay=1, disable=quiet) as shown,
+        ThreadPoolExecutor(process.cores()) as threads,
+        bar(desc="predict", unit=" photos", delay=1, disable=is_quiet) as progress,
     ):
         try:
-            ahead = _ahead(images, decoded, threads, 2 * batch_size)
-            while batch := list(itertools.islice(ahead, batch_size)):
+            started = _started(photos, decoded, threads, 2 * batch_size)
+            while batch := list(itertools.islice(started, batch_size)):
                 inputs = []
-                for image, future in batch:
+                for photo, future in batch:
                     try:
-                        inputs.append((image.path, future.result()))
+                        inputs.append((photo.path, future.result()))
                     except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
-                        _complain(image.path, "no image, or a broken one; convert it to JPEG or PNG")
+                        _print_error(photo.path, "no image, or a broken one; convert it to JPEG or PNG")
                     except (OSError, UserError) as error:
-                        _complain(image.path, getattr(error, "strerror", None) or str(error))
+                        _print_error(photo.path, first_line(error))
                 if inputs:
                     with tf.device("/CPU:0"):
                         stacked = tf.stack([tensor for _, tensor in inputs])
@@ -130,50 +135,50 @@ def _label(
                     for (path, _), row in zip(inputs, probabilities, strict=True):
                         show(path, row)
                     sys.stdout.flush()
-                done += len(inputs)
+                labelled += len(inputs)
                 failed += len(batch) - len(inputs)
-                shown.update(len(batch))
+                progress.update(len(batch))
         except tf.errors.ResourceExhaustedError:
             raise UserError(f"not enough memory for --batch_size {batch_size}; choose a smaller one") from None
         finally:
             threads.shutdown(cancel_futures=True)
-    return done, failed
+    return labelled, failed
 
 
-def _ahead(
-    images: Iterable[_Image], work: Callable[[_Image], Any], threads: ThreadPoolExecutor, window: int
-) -> Iterator[tuple[_Image, Future]]:
-    """Each image and its work, in order, with the work on the next `window` begun."""
-    begun: deque[tuple[_Image, Future]] = deque()
-    for image in images:
-        begun.append((image, threads.submit(work, image)))
-        if len(begun) == window:
-            yield begun.popleft()
-    yield from begun
+def _started(
+    photos: Iterable[_Photo], work: Callable[[_Photo], tf.Tensor], threads: ThreadPoolExecutor, window: int
+) -> Iterator[tuple[_Photo, Future[tf.Tensor]]]:
+    """Each photo with its `work`, in order; the work on the next `window` photos has been started."""
+    started: deque[tuple[_Photo, Future[tf.Tensor]]] = deque()
+    for photo in photos:
+        started.append((photo, threads.submit(work, photo)))
+        if len(started) == window:
+            yield started.popleft()
+    yield from started
 
 
 def _load(saved_model: Path, labels: Sequence[str]) -> _Model:
-    command.import_tensorflow()  # takes seconds; the errors before this need none of it
+    process.import_tensorflow()  # takes seconds; the errors before this need none of it
     import tensorflow as tf
 
     try:
         model = tf.saved_model.load(str(saved_model))
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
-        raise UserError(f"cannot load {saved_model} ({_first_line(error)}); train again") from None
+        raise UserError(f"cannot load {saved_model} ({first_line(error)}); train again") from None
     serve = model.signatures["serving_default"]
     outputs = serve.structured_outputs["probabilities"].shape[-1]
     if len(labels) != outputs:
         raise UserError(f"{saved_model} has {outputs} outputs but {len(labels)} labels; train again")
     if hasattr(model, "classify_decoded"):
         return _Model(model.backbone.decode, lambda images: model.classify_decoded(images)["probabilities"])
-    # An earlier version's takes a batch only whole, and one broken image would lose the others.
+    # A model of an earlier version only takes encoded photos, of which a broken one would fail the whole batch.
     return _Model(lambda content: serve(content[tf.newaxis])["probabilities"][0], lambda rows: rows)
 
 
 def _printer(labels: Sequence[str], flags: Any) -> Callable[[str, np.ndarray], None]:
-    """What prints an image's path and its likeliest labels, in the form that `flags` ask for."""
+    """A function that prints a photo's path and its likeliest labels, in the form that `flags` ask for."""
     width = max(map(len, labels))
-    # The bytes of a name that are not UTF-8 come out of CSV as they are, out of JSON as Python's lone surrogates.
+    # The bytes of a name that are not UTF-8 are in CSV as they are, and in JSON as Python's lone surrogates.
     table = csv.writer(sys.stdout, lineterminator="\n")
     if flags.csv:
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
@@ -196,24 +201,24 @@ def _printer(labels: Sequence[str], flags: Any) -> Callable[[str, np.ndarray], N
 
 
 def _rounded(share: float) -> float:
-    """To what of a float32 means something."""
+    """To the digits that a float32 has."""
     return float(f"{share:.7g}")
 
 
-def _find(arguments: Iterable[str]) -> Iterator[_Image]:
-    """The images that arguments name, one at a time, in order."""
+def _find(arguments: Iterable[str]) -> Iterator[_Photo]:
+    """The photos that arguments name, one at a time, in order."""
     for argument in arguments:
-        for name in _listed() if argument == "-" else (argument,):
+        for name in _names_on_stdin() if argument == "-" else (argument,):
             if os.path.isdir(name):
-                below = _below(name, ())
-                yield next(below, None) or _Image(name, "a folder without images")
-                yield from below
+                photos = _in_folder(name, ())
+                yield next(photos, None) or _Photo(name, "a folder without photos")
+                yield from photos
             else:
-                yield _Image(name)
+                yield _Photo(name)
 
 
-def _listed() -> Iterator[str]:
-    """The names on standard input. Lines, unless a NUL is among what comes first: then what ends with one."""
+def _names_on_stdin() -> Iterator[str]:
+    """The names on standard input, each ended by a NUL if the first block has one, otherwise by a line end."""
     rest, end = b"", b""
     while block := sys.stdin.buffer.read1(1 << 16):  # type: ignore[union-attr]
         rest += block
@@ -225,16 +230,16 @@ def _listed() -> Iterator[str]:
         yield os.fsdecode(rest)
 
 
-def _below(folder: str, above: tuple[os.stat_result, ...]) -> Iterator[_Image]:
-    """The images in a folder, sorted, then those in the folders in it; hidden ones are passed over.
+def _in_folder(folder: str, above: tuple[os.stat_result, ...]) -> Iterator[_Photo]:
+    """The photos in a folder, sorted, then those in each folder in it. Hidden files and folders are skipped.
 
-    An image is what has the suffix or the first bytes of one. A link to one of the folders `above` is not followed.
+    A link to one of the folders `above` is not followed.
     """
     try:
         here = os.stat(folder)
         names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=os.fsencode)
     except OSError as error:
-        yield _Image(folder, error.strerror)
+        yield _Photo(folder, first_line(error))
         return
     if any(os.path.samestat(here, other) for other in above):
         return
@@ -243,13 +248,13 @@ def _below(folder: str, above: tuple[os.stat_result, ...]) -> Iterator[_Image]:
         path = os.path.join(folder, name)
         if os.path.isdir(path):
             folders.append(path)
-        elif name.lower().endswith(_SUFFIXES) or _begins_as_image(path):
-            yield _Image(path)
+        elif name.lower().endswith(_SUFFIXES) or _begins_as_photo(path):
+            yield _Photo(path)
     for path in folders:
-        yield from _below(path, (*above, here))
+        yield from _in_folder(path, (*above, here))
 
 
-def _begins_as_image(path: str) -> bool:
+def _begins_as_photo(path: str) -> bool:
     if _unreadable(path):
         return False
     with open(path, "rb") as file:
@@ -257,18 +262,18 @@ def _begins_as_image(path: str) -> bool:
 
 
 def _unreadable(path: str) -> str | None:
-    """Why a file cannot be read; None where it can."""
+    """Why a file cannot be read; None if it can."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
             return "neither a file nor a folder"
         with open(path, "rb"):
             return None
     except OSError as error:
-        return error.strerror or str(error)
+        return first_line(error)
 
 
 def _saved_model(model: Path) -> Path:
-    """The SavedModel in an output directory, or that directory itself. Raises UserError where there is none."""
+    """The SavedModel in an output directory, or that directory itself. Raises UserError if there is none."""
     for folder in (model / "saved_model", model):
         if (folder / "saved_model.pb").is_file():
             return folder
@@ -278,20 +283,20 @@ def _saved_model(model: Path) -> Path:
 
 
 def _labels(saved_model: Path) -> list[str]:
-    path = saved_model / "assets.extra" / "labels.txt"
     try:
-        return os.fsdecode(path.read_bytes()).removesuffix("\n").split("\n")
+        return label_files.read(saved_model / label_files.ASSET)
     except OSError:
         raise UserError(f"{saved_model} has no labels; give the --output_dir of `python -m train`") from None
 
 
-def _complain(path: str, reason: str) -> None:
+def _print_error(path: str, reason: str) -> None:
     tqdm.write(f"error: {printable(path)}: {reason}", file=sys.stderr)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def script() -> int:
+    """The command `retrain-predict`."""
+    return console.run(main)
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    sys.exit(script())

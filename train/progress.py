@@ -1,35 +1,38 @@
-"""How a run shows itself: a bar on a terminal, lines elsewhere, and TensorBoard's summaries."""
+"""How a run shows its progress: a bar on a terminal, lines elsewhere, and TensorBoard's curves and histograms."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from cache import files
 from cache.errors import UserError
-from train import export, summaries
+from train.report import tensorboard
 
 if TYPE_CHECKING:
     from train.result import Point
-    from train.solvers import Progress
+    from train.solvers.problem import Progress
 
-LINES = 10  # of progress in a run, where no terminal shows a bar
+LINES = 10  # of progress in a run, if no terminal shows a bar
 HISTOGRAMS = 20  # of the weights and biases in a run
+_REFITTED = ", refitted on training and validation photos"
 
 
 class Watch:
-    """Use it as a context; `show` each point of the learning curves. If `silent`, TensorBoard alone shows them."""
+    """A context in which to `show` each point of the learning curves. If `silent`, only TensorBoard shows them."""
 
     def __init__(self, logs_dir: Path, solver: str, silent: bool = False):
-        self._logs_dir, self._is_logged, self._silent = logs_dir, True, silent
-        with export.writing(logs_dir):
-            self._train, self._validation = (summaries.writer(logs_dir / name) for name in ("train", "validation"))
+        self._logs_dir, self._is_logged, self._is_silent = logs_dir, True, silent
+        with files.writing(logs_dir):
+            self._train, self._validation = (tensorboard.writer(logs_dir / name) for name in ("train", "validation"))
         unit = " iterations" if solver == "lbfgs" else " steps"
         self._bar = tqdm(unit=unit, disable=silent or not sys.stderr.isatty())
-        self._lines, self._histograms = (_Rhythm(times, solver == "lbfgs") for times in (LINES, HISTOGRAMS))
+        has_length = solver != "lbfgs"  # nobody knows how many iterations lbfgs will need
+        self._lines, self._histograms = (_Occasions(times, has_length) for times in (LINES, HISTOGRAMS))
 
     def __enter__(self) -> Watch:
         return self
@@ -40,71 +43,83 @@ class Watch:
         self._log(self._validation.close)
 
     def show(self, point: Point, progress: Progress) -> None:
-        """Tells of `point`, which was reached by `progress`."""
-        self.draw(point)
-        if self._histograms.due(progress):
+        """Shows `point`, which `progress` has reached."""
+        self.draw([point])
+        if self._histograms.is_one(progress):
             layer = {"weights": progress.head.weights, "biases": progress.head.biases}
-            self._log(lambda: summaries.histograms(self._train, point.step, layer))
-        train, refits = f"{point.train_accuracy:.1%}", progress.head_before_refit is not None
+            self._log(lambda: tensorboard.histograms(self._train, point.step, layer))
         if not self._bar.disable:
             self._bar.total = progress.steps
-            validation = "trains, too" if refits else _percent(point.validation_accuracy)
-            text = f"train {train}, loss {point.train_cross_entropy:.3f}, validation {validation}"
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_postfix_str(_bar_text(point, progress), refresh=False)
             self._bar.update(point.step - self._bar.n)
-        elif not self._silent and self._lines.due(progress):
-            count = progress.validation.count if progress.validation else 0
-            last = progress.grid[-1] if progress.grid else None
-            strength, validation = "", f"Validation accuracy = {_percent(point.validation_accuracy)} (N={count})"
-            if refits:
-                strength, validation = ", refitted", "Validation images train, too"
-            elif last and last.learning_rate is None:
-                other = last.class_weights != progress.grid[0].class_weights
-                strength = f", L2 {last.l2:.2g}" + f", class weights {last.class_weights}" * other
-            print(
-                f"Step {point.step}{strength}: Train accuracy = {train}, "
-                f"Cross entropy = {point.train_cross_entropy:.6f}, {validation}",
-                flush=True,
-            )
+        elif not self._is_silent and self._lines.is_one(progress):
+            print(_line(point, progress), flush=True)
 
-    def draw(self, point: Point) -> None:
-        """Adds it to TensorBoard's curves."""
-        validation = point.validation_accuracy, point.validation_cross_entropy
-        self._log(lambda: _scalars(self._train, point.step, point.train_accuracy, point.train_cross_entropy))
-        self._log(lambda: _scalars(self._validation, point.step, *validation))
+    def draw(self, curve: Iterable[Point]) -> None:
+        """Adds points to TensorBoard's curves."""
+        for point in curve:
+            train = point.train_accuracy, point.train_cross_entropy
+            validation = point.validation_accuracy, point.validation_cross_entropy
+            for writer, figures in ((self._train, train), (self._validation, validation)):
+                self._log_figures(writer, point.step, *figures)
+
+    def _log_figures(
+        self, writer: tensorboard.Writer, step: int, accuracy: float | None, cross_entropy: float | None
+    ) -> None:
+        if accuracy is not None and cross_entropy is not None:
+            figures = {"accuracy": accuracy, "cross_entropy": cross_entropy}
+            self._log(lambda: tensorboard.scalars(writer, step, figures))
 
     def _log(self, write: Callable[[], None]) -> None:
-        """A full disk ends the curves, and not the fit."""
+        """Writes for TensorBoard. A full disk ends its curves, not the fit."""
         if not self._is_logged:
             return
         try:
-            with export.writing(self._logs_dir):
+            with files.writing(self._logs_dir):
                 write()
         except UserError as error:
             self._is_logged = False
             tqdm.write(f"warning: {error}; TensorBoard's curves end here", file=sys.stderr)
 
 
-class _Rhythm:
-    """When to tell of a run's progress: about `times` times, the last step among them.
+class _Occasions:
+    """The moments of a run to show something at: about `times` of them, the last step among them.
 
-    With `is_open` nobody knows how many steps there will be. Then it is after each fit that a head is chosen from, and
-    at the end of the last one, which repeats the best.
+    If the run's length is unknown, they are after each fit among which one is chosen, and at the end of the last fit,
+    which repeats the chosen one.
     """
 
-    def __init__(self, times: int, is_open: bool):
-        self._times, self._open, self._done = times, is_open, 0
+    def __init__(self, times: int, has_length: bool):
+        self._times, self._has_length, self._done = times, has_length, 0
 
-    def due(self, progress: Progress) -> bool:
-        done = len(progress.grid) if self._open else progress.step * self._times // (progress.steps or 1)
-        due = progress.is_last if progress.head_before_refit else done > self._done
-        self._done = done
-        return due
+    def is_one(self, progress: Progress) -> bool:
+        done = progress.step * self._times // (progress.steps or 1) if self._has_length else len(progress.grid)
+        is_new, self._done = done > self._done, done
+        return progress.is_last if progress.head_before_refit else is_new
 
 
-def _scalars(writer: summaries.Writer, step: int, accuracy: float | None, cross_entropy: float | None) -> None:
-    if accuracy is not None and cross_entropy is not None:
-        summaries.scalars(writer, step, {"accuracy": accuracy, "cross_entropy": cross_entropy})
+def _bar_text(point: Point, progress: Progress) -> str:
+    text = f"train {point.train_accuracy:.1%}, loss {point.train_cross_entropy:.3f}"
+    return text + (_REFITTED if progress.head_before_refit else f", validation {_percent(point.validation_accuracy)}")
+
+
+def _line(point: Point, progress: Progress) -> str:
+    trial = progress.grid[-1] if progress.grid else None
+    fit = ""
+    if progress.head_before_refit:
+        fit = _REFITTED
+    elif trial and trial.learning_rate is None:
+        fit = f", L2 {trial.l2:.2g}"
+        if trial.class_weights != progress.grid[0].class_weights:
+            fit += f", class weights {trial.class_weights}"
+    line = (
+        f"Step {point.step}{fit}: Train accuracy = {point.train_accuracy:.1%}, "
+        f"Cross entropy = {point.train_cross_entropy:.6f}"
+    )
+    if progress.head_before_refit:
+        return line
+    count = progress.validation.count if progress.validation else 0
+    return f"{line}, Validation accuracy = {_percent(point.validation_accuracy)} (N={count})"
 
 
 def _percent(share: float | None) -> str:

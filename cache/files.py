@@ -1,0 +1,206 @@
+"""Files and folders that appear whole or not at all, the lock of a folder, and what killed writers leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from cache.errors import REPAIR, CacheError, UserError, first_line
+
+TEMPORARY = ".tmp"
+LOCK = ".lock"
+_ABANDONED = 3600.0  # seconds without a write, after which a temporary file has no writer any more
+# TensorFlow's errors for a full disk, one that may not be written, a folder that is gone, a limit on a file's size.
+_TENSORFLOW_REFUSALS = ("ResourceExhaustedError", "PermissionDeniedError", "NotFoundError", "OutOfRangeError")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the refusal to write `path`, by the system or TensorFlow, into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        tensorflow = sys.modules.get("tensorflow")
+        refusals = [getattr(tensorflow.errors, name) for name in _TENSORFLOW_REFUSALS] if tensorflow else []
+        if not isinstance(error, (OSError, *refusals)):
+            raise
+        is_gone = isinstance(error, FileNotFoundError)
+        remedy = "its folder was moved or deleted" if is_gone else "free some space or choose another folder"
+        raise UserError(f"cannot write {path}: {first_line(error)}; {remedy}, and run again") from None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that becomes `path` at the end: written beside it, flushed to disk, renamed over it.
+
+    Raises UserError when that fails. What was at `path` before is then untouched, and nothing new is left.
+    """
+    temporary = _beside(path)
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                with contextlib.suppress(OSError):  # a file system without locks; `sweep` looks at the lock
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the folder itself may be gone
+                temporary.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path, keep: str | None = None) -> Iterator[Path]:
+    """An empty folder to write into that becomes `folder` at the end, its files flushed to disk.
+
+    If by then `folder` holds a file named `keep`, somebody else was faster: that folder stays, and the new one is
+    deleted. Any other folder that is there is replaced. Raises UserError when that fails; then the old one stays.
+    """
+    folder = folder.absolute()
+    temporary, old = _beside(folder), _beside(folder)
+    with writing(folder):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in (*temporary.rglob("*"), temporary):
+                sync(path)
+            if keep is None or not (folder / keep).exists():
+                _swap(temporary, folder, old)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, folder: Path, old: Path) -> None:
+    """Renames `new` to `folder`; what was there goes by way of `old`. Raises OSError."""
+    if folder.exists():  # a folder with files in it cannot be replaced by a rename
+        os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except BaseException:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replaces `path`, which afterwards holds all of `content` or what it held before. Makes its folder if missing.
+
+    Raises UserError when it cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(content)
+
+
+def delete(path: Path) -> None:
+    """Deletes a file, a link or a whole folder. A folder disappears at once, even if the deletion is killed."""
+    if path.is_dir() and not path.is_symlink():
+        hidden = _beside(path)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.rename(path, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)  # or a later `sweep` does
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Makes the content of a file, or the renames and deletions in a folder, survive a power cut. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_writable(folder: Path, flag: str) -> None:
+    """Makes `folder`, which `flag` named, if it is missing.
+
+    Raises UserError where it cannot be written: better now than after hours of work.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {first_line(error)}; choose another {flag}") from None
+
+
+def check_regular(path: Path) -> None:
+    """Raises CacheError for a link, which may lead anywhere, and for a pipe, which never ends.
+
+    Raises FileNotFoundError if there is nothing at `path`.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise CacheError(f"{path} is a link or no regular file; put the file itself there, or {REPAIR}")
+
+
+def own_folder(directory: Path, name: str) -> Path:
+    """The folder `name` in the folder of a cache.
+
+    Raises CacheError for a link: whoever repairs the cache would delete files somewhere else.
+    """
+    folder = directory / name
+    if folder.is_symlink():
+        raise CacheError(f"{folder} is a link; put the folder itself there")
+    return folder
+
+
+@contextlib.contextmanager
+def locked(directory: Path, shared: bool = False, required: bool = False) -> Iterator[None]:
+    """Keeps others from replacing shards that the index names. With `shared`, several may hold the lock at once.
+
+    Readers never wait. If the file system has no locks or the folder cannot be written, the block runs without the
+    lock, unless it is `required`: then it raises UserError.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(directory / LOCK, "r+b", buffering=0, opener=_open_for_lock))
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        except OSError as error:
+            if required:
+                remedy = "do it where the folder can be written and files can be locked"
+                raise UserError(f"cannot lock {directory}: {first_line(error)}; {remedy}") from None
+        yield
+
+
+def sweep(folders: Iterable[Path]) -> None:
+    """Deletes the temporary files and folders that killed writers left in `folders` an hour ago or earlier."""
+    for folder in folders:
+        for path in folder.glob(f".*{TEMPORARY}"):
+            with contextlib.suppress(OSError):  # another sweep was faster, or this user may not: it can wait
+                if time.time() - path.stat().st_mtime < _ABANDONED:
+                    continue
+                if path.is_dir():  # a SavedModel, which takes seconds to write
+                    shutil.rmtree(path)
+                    continue
+                with open(path, "r+b", buffering=0, opener=_open_for_lock) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a writer at work holds the lock
+                    path.unlink()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def _open_for_lock(path: str, _: int) -> int:
+    """Opens the file itself, not what a link leads to, and does not wait for the other end of a pipe.
+
+    For reading and writing: NFS grants shared locks only on files open for reading, exclusive ones only for writing.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)

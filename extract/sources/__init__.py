@@ -1,0 +1,1 @@
+"""What photos there are, and how the bytes of one are read."""

@@ -1,0 +1,1 @@
+"""What training reads: which photos are in which part, and their bottlenecks in batches."""

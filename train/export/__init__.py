@@ -1,0 +1,1 @@
+"""The classifier in the forms that other programs load, and the report."""

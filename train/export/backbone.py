@@ -1,0 +1,38 @@
+"""The cache's backbone, loaded after what it may do was checked, and with a head on top."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from cache import manifest
+from cache.errors import CacheError, damage, first_line
+from cache.layout import BackboneInfo
+from cache.reader import Cache
+from train.export import allowlist
+from train.solvers.head import Head
+
+
+def load_backbone(cache: Cache) -> tf.Module:
+    """The cache's backbone with its preprocessing.
+
+    Raises CacheError if it is missing, differs from its checksums, or has operations beyond computing.
+    """
+    if reason := manifest.damage(cache.backbone_dir):
+        raise damage(cache.backbone_dir, reason)
+    allowlist.check(cache.backbone_dir)
+    try:
+        return tf.saved_model.load(str(cache.backbone_dir))
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise CacheError(
+            f"cannot load the backbone in {cache.backbone_dir} ({first_line(error)}); delete it and run the extraction "
+            "again"
+        ) from None
+
+
+def probabilities(backbone: tf.Module, head: Head, images: tf.Tensor) -> tf.Tensor:
+    """float32 [N, C] from images float32 [N, H, W, 3] in [0, 1]; the head becomes constants of the graph."""
+    return tf.nn.softmax(tf.matmul(backbone.features(images), head.weights) + head.biases)
+
+
+def image_shape(backbone: BackboneInfo) -> tuple[int, int, int]:
+    return backbone.image_height, backbone.image_width, 3

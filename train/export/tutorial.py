@@ -1,0 +1,77 @@
+"""The classifier in the tutorial's three forms: frozen graph, SavedModel, checkpoint.
+
+The first two carry the backbone without its preprocessing, and take images that were decoded and resized; the
+checkpoint holds the head and nothing else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from cache import files
+from cache.reader import Cache
+from train.export.backbone import image_shape, load_backbone, probabilities
+from train.export.names import NETWORK, PLACEHOLDER
+from train.solvers.head import Head
+
+
+def write_frozen_graph(path: Path, cache: Cache, head: Head, final_tensor_name: str) -> None:
+    """The tutorial's --output_graph: a frozen GraphDef, without preprocessing, variables or functions.
+
+    Its placeholder `Placeholder` takes float32 [N, H, W, 3] in [0, 1], and `final_tensor_name` holds the
+    probabilities, float32 [N, C]. Raises UserError when it cannot be written.
+    """
+    backbone = load_backbone(cache)
+
+    @tf.function(input_signature=[_batch_spec(cache, PLACEHOLDER)], autograph=False)
+    def classify(images: tf.Tensor) -> tf.Tensor:
+        return probabilities(backbone, head, images)
+
+    frozen = convert_variables_to_constants_v2(classify.get_concrete_function(), aggressive_inlining=True)
+    with tf.Graph().as_default() as graph:
+        # In a scope of its own, no operation of the backbone can have the output's name.
+        placeholder = tf.compat.v1.placeholder(tf.float32, frozen.inputs[0].shape, PLACEHOLDER)
+        (scores,) = tf.import_graph_def(
+            frozen.graph.as_graph_def(),
+            {frozen.inputs[0].name: placeholder},
+            [frozen.outputs[0].name],
+            NETWORK,
+        )
+        tf.identity(scores, name=final_tensor_name)
+    graph_def = graph.as_graph_def()
+    unused = f"{NETWORK}/{frozen.inputs[0].op.name}"  # the imported placeholder, which nothing reads any more
+    graph_def.node.remove(next(node for node in graph_def.node if node.name == unused))
+    files.write(path, graph_def.SerializeToString())
+
+
+def write_saved_model(folder: Path, cache: Cache, head: Head) -> None:
+    """The tutorial's --saved_model_dir: `serving_default` takes `image` float32 [N, H, W, 3] in [0, 1] and returns
+    `prediction` float32 [N, C]. Raises UserError when it cannot be written."""
+    module = tf.Module()
+    module.backbone = load_backbone(cache)
+
+    @tf.function(input_signature=[_batch_spec(cache, "image")], autograph=False)
+    def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"prediction": probabilities(module.backbone, head, image)}
+
+    module.classify = classify
+    with files.replacing_folder(folder) as temporary:
+        tf.saved_model.save(module, str(temporary), signatures=classify)
+
+
+def write_checkpoint(path: Path, head: Head) -> None:
+    """The tutorial's --checkpoint_path: a TensorFlow checkpoint of `weights` float32 [D, C] and `biases` float32 [C].
+
+    Raises UserError when it cannot be written.
+    """
+    layer = tf.train.Checkpoint(weights=tf.Variable(head.weights), biases=tf.Variable(head.biases))
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        layer.write(str(path))
+
+
+def _batch_spec(cache: Cache, name: str) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *image_shape(cache.backbone)], tf.float32, name)

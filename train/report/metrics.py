@@ -1,0 +1,75 @@
+"""`metrics.json`: the numbers of the report, for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from train.report.text import printable
+
+if TYPE_CHECKING:
+    from train.report.evaluate import Evaluation
+    from train.result import Result
+
+
+def metrics(result: Result) -> str:
+    """The run's results as JSON. Accuracies, precision, recall and calibration are shares from 0 to 1; cross entropies
+    are in nats.
+
+    A number that does not exist is null: the recall of a class without photos, the loss of a head that diverged.
+    """
+    backbone = result.cache.backbone
+    train, validation, test = result.counts
+    content = {
+        "solver": result.settings.solver,
+        "test": _evaluation(result.test),
+        "validation": _evaluation(result.validation),
+        "labels": [printable(label) for label in result.cache.labels],
+        "images": {"train": train, "validation": validation, "test": test},
+        "refitted": result.is_refitted,
+        "module": {"module": backbone.module, "fingerprint": backbone.fingerprint, "dimension": backbone.dimension},
+        "settings": {name: _setting(value) for name, value in asdict(result.settings).items()},
+        "exports": result.exports,
+        "seconds": round(result.seconds, 3),
+        "grid": [asdict(trial) for trial in result.grid],
+        "curve": [asdict(point) for point in result.curve],
+    }
+    return json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n"
+
+
+def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    calibration = evaluation.calibration
+    return {
+        "accuracy": evaluation.accuracy,
+        "cross_entropy": evaluation.cross_entropy,
+        "count": evaluation.count,
+        "precision": evaluation.precision.tolist(),
+        "recall": evaluation.recall.tolist(),
+        "confusion": evaluation.confusion.tolist(),
+        "calibration": {
+            "ece": calibration.error,
+            "count": calibration.counts.tolist(),
+            "accuracy": calibration.accuracy.tolist(),
+            "confidence": calibration.confidence.tolist(),
+        },
+    }
+
+
+def _setting(value: Any) -> Any:
+    """A setting as JSON has it: a path becomes a string."""
+    if isinstance(value, (list, tuple)):
+        return [_setting(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else printable(str(value))
+
+
+def _without_nan(content: Any) -> Any:
+    """The same with null in place of NaN and infinity, which JSON does not have."""
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -15,8 +15,8 @@ comma := ,
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
-# A Linux machine with an NVIDIA driver, which under Windows is Windows's own, gets TensorFlow's CUDA packages; all get
-# what is fast on processors, since a container sees its machine's driver even where it was given no GPU.
+# A Linux machine with an NVIDIA driver (under Windows, that of Windows) gets TensorFlow's CUDA packages. Every machine
+# gets what is fast on CPUs: a container sees the driver of its machine even if it was given no GPU.
 NVIDIA := $(wildcard /proc/driver/nvidia/version /usr/lib/wsl/lib/libcuda.so.1)
 EXTRAS := demo,tensorboard,test,openvino$(if $(NVIDIA),$(comma)gpu)
 
@@ -36,20 +36,22 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m extract.sample $(DEMO)/digits
-	@$(BIN)/python -m extract --image_dir $(DEMO)/digits --cache_dir $(DEMO)/bottlenecks
-	@$(BIN)/python -m train --cache_dir $(DEMO)/bottlenecks --output_dir $(DEMO)/retrained
-	@echo 'try: $(BIN)/python -m train.predict --model $(DEMO)/retrained $(DEMO)/digits/7/*0.png'
+	@$(BIN)/retrain-extract --image_dir $(DEMO)/digits --cache_dir $(DEMO)/bottlenecks
+	@$(BIN)/retrain-train --cache_dir $(DEMO)/bottlenecks --output_dir $(DEMO)/retrained
+	@echo 'open $(DEMO)/retrained/report.html in a browser: how good the classifier is, and its mistakes as pictures'
+	@echo 'label photos with it: $(BIN)/retrain-predict --model $(DEMO)/retrained $(DEMO)/digits/7/*0.png'
+	@echo 'your own photos, in a folder for each class: make extract IMAGE_DIR=~/my_photos, then make train'
 
 extract: $(INSTALLED)
 	@test -n "$(IMAGE_DIR)" || { echo "error: which photos? make extract IMAGE_DIR=~/flower_photos" >&2; exit 2; }
-	@$(BIN)/python -m extract --image_dir "$(IMAGE_DIR)" --cache_dir "$(CACHE_DIR)" $(ARGS)
+	@$(BIN)/retrain-extract --image_dir "$(IMAGE_DIR)" --cache_dir "$(CACHE_DIR)" $(ARGS)
 
 train: $(INSTALLED)
-	@$(BIN)/python -m train --cache_dir "$(CACHE_DIR)" --output_dir "$(OUTPUT_DIR)" $(ARGS)
+	@$(BIN)/retrain-train --cache_dir "$(CACHE_DIR)" --output_dir "$(OUTPUT_DIR)" $(ARGS)
 
 predict: $(INSTALLED)
 	@test -n "$(IMAGES)" || { echo "error: which photos? make predict IMAGES=photo.jpg" >&2; exit 2; }
-	@$(BIN)/python -m train.predict --model "$(OUTPUT_DIR)" $(ARGS) $(IMAGES)
+	@$(BIN)/retrain-predict --model "$(OUTPUT_DIR)" $(ARGS) $(IMAGES)
 
 tensorboard: $(INSTALLED)
 	$(BIN)/tensorboard --logdir "$(OUTPUT_DIR)/logs"

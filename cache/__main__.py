@@ -18,7 +18,7 @@ COMMANDS = {
     "info": "print what is in the cache: photos, classes, shards, thumbnails, module, engine and precision, rejected "
     "files",
     "verify": "read every byte and compare it with its checksum; exit status 2 if any differs",
-    "compact": "merge small shards and drop the bottlenecks and thumbnails that no image uses any more; training and "
+    "compact": "merge small shards and drop the bottlenecks and thumbnails that no photo uses any more; training and "
     "extraction may go on meanwhile",
 }
 

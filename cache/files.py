@@ -77,10 +77,18 @@ def replacing_folder(folder: Path, keep: str | None = None) -> Iterator[Path]:
             yield temporary
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)
-            if keep is None or not (folder / keep).exists():
-                _swap(temporary, folder, old)
+            if not _is_kept(folder, keep):
+                try:
+                    _swap(temporary, folder, old)
+                except OSError:
+                    if not _is_kept(folder, keep):  # otherwise somebody was faster at this very moment
+                        raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_kept(folder: Path, keep: str | None) -> bool:
+    return keep is not None and (folder / keep).exists()
 
 
 def _swap(new: Path, folder: Path, old: Path) -> None:
@@ -94,7 +102,7 @@ def _swap(new: Path, folder: Path, old: Path) -> None:
             os.rename(old, folder)
         raise
     sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    delete(old)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -353,3 +353,18 @@ def test_a_file_that_is_being_written_is_locked_against_sweeping(tmp_path):
         files.sweep([tmp_path])
         assert stat.S_ISREG(os.stat(file.name).st_mode)
     assert tree(tmp_path) == {"file": "content"}
+
+
+def test_a_folder_that_comes_at_the_moment_of_the_rename_is_kept(tmp_path, monkeypatch):
+    folder, rename = tmp_path / "folder", os.rename
+
+    def another_is_faster(source, target):
+        if Path(target) == folder and not folder.exists():
+            folder.mkdir()
+            (folder / "model").write_text("theirs")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", another_is_faster)
+    with files.replacing_folder(folder, keep="model") as temporary:
+        (temporary / "model").write_text("ours")
+    assert tree(tmp_path) == {"folder/model": "theirs"}

@@ -43,9 +43,9 @@ _MAY_DIFFER = {
 
 
 class Checkpoint:
-    """A context in which Ctrl-C saves the last progress that it was to `keep`.
+    """A context in which Ctrl-C saves the progress that `keep` got last, and becomes Interrupted.
 
-    Then it raises Interrupted, whose message says how to go on. If there is no progress, KeyboardInterrupt passes.
+    The message of Interrupted says how to go on. Before the first progress, KeyboardInterrupt passes unchanged.
     """
 
     def __init__(self, settings: TrainSettings):
@@ -54,7 +54,7 @@ class Checkpoint:
         self._fitting: Fitting | None = None
 
     def keep(self, progress: Progress, fitting: Fitting) -> None:
-        """Remembers the progress. From a solver's last one nothing can go on, so the one before it stays."""
+        """Keeps the progress in memory. A solver cannot go on from its last one, so the one before it stays."""
         if not progress.is_last:
             self._progress, self._fitting = progress, fitting
 

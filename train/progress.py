@@ -45,14 +45,14 @@ class Watch:
     def show(self, point: Point, progress: Progress) -> None:
         """Shows `point`, which `progress` has reached."""
         self.draw([point])
-        if self._histograms.is_one(progress):
+        if self._histograms.reached_by(progress):
             layer = {"weights": progress.head.weights, "biases": progress.head.biases}
             self._log(lambda: tensorboard.histograms(self._train, point.step, layer))
         if not self._bar.disable:
             self._bar.total = progress.steps
             self._bar.set_postfix_str(_bar_text(point, progress), refresh=False)
             self._bar.update(point.step - self._bar.n)
-        elif not self._is_silent and self._lines.is_one(progress):
+        elif not self._is_silent and self._lines.reached_by(progress):
             print(_line(point, progress), flush=True)
 
     def draw(self, curve: Iterable[Point]) -> None:
@@ -92,7 +92,8 @@ class _Occasions:
     def __init__(self, times: int, has_length: bool):
         self._times, self._has_length, self._done = times, has_length, 0
 
-    def is_one(self, progress: Progress) -> bool:
+    def reached_by(self, progress: Progress) -> bool:
+        """Whether `progress` is the first since the last occasion that has reached a new one."""
         done = progress.step * self._times // (progress.steps or 1) if self._has_length else len(progress.grid)
         is_new, self._done = done > self._done, done
         return progress.is_last if progress.head_before_refit else is_new

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 
 
+@unique
 class RandomStream(IntEnum):
     """What a generator draws: `np.random.default_rng([seed, RandomStream.TEST_SAMPLE])`.
 

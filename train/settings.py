@@ -15,7 +15,7 @@ SOLVERS = ("lbfgs", "sgd", "sweep")  # the first one is the default
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What a training is asked to do."""
+    """How to train: on which cache, with which solver, into which folder."""
 
     cache_dir: Path = flag("the cache that the extraction filled", default=Path("bottlenecks"), type=console.to_path)
     output_dir: Path = flag(

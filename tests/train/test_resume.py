@@ -111,6 +111,23 @@ def test_lbfgs_goes_on_at_the_strength_where_it_was(cache_dir, tmp_path, monkeyp
     assert len(seen) < len(whole.curve) + len(whole.grid)
 
 
+def test_a_checkpoint_that_cannot_be_saved_is_reported(cache_dir, tmp_path, monkeypatch):
+    settings, fit = TrainSettings(cache_dir, tmp_path / "out"), run.fit
+
+    def interrupted(settings, each):
+        def watched(progress, fitting):
+            each(progress, fitting)
+            shutil.rmtree(settings.output_dir)
+            raise KeyboardInterrupt
+
+        return fit(settings, watched)
+
+    monkeypatch.setattr(run, "fit", interrupted)
+    with pytest.raises(console.Interrupted) as error:
+        run.train(settings)
+    assert str(error.value).startswith(f"interrupted, and nothing is saved: cannot write {tmp_path / 'out' / FILE}: ")
+
+
 @pytest.fixture(scope="module")
 def interrupted(cache_dir, tmp_path_factory):
     """The output directory of an interrupted run of sgd."""

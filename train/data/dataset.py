@@ -59,8 +59,8 @@ class Dataset:
         return replace(images, rows=generator.choice(images.rows, count, replace=False))
 
     def digest(self) -> str:
-        """A hash that tells one training set from another: of the backbones, the photos, the part of each, which
-        augmentations train, and whether validation photos do in the end."""
+        """A hash of all that makes a training set: the backbones, the photos, the part of each, which augmentations
+        train, and whether validation photos do in the end."""
         index = self.cache.index
         arrays = [index.paths.data, index.paths.offsets, index.sizes, index.mtimes, index.label_ids, self.split.parts]
         arrays += [reader.places(augmentation, self.cache) for augmentation in self.augmentations]

@@ -1,4 +1,4 @@
-"""What a solver is given, and what it yields."""
+"""The types of solvers: the problem that they take, and the progress that they yield."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 PRELOAD = ["tensorflow", "extract.compute", "extract.backbones.serving", "extract.engines.tensorflow", "cache.compact"]
 PRELOAD += ["train.run", "train.predict", "train.progress", "train.export.output", "train.export.extras"]
 PRELOAD += ["train.solvers.lbfgs", "train.solvers.sgd", "train.solvers.sweep"]
+PRELOAD += ["tests.interrupted", "tests.trouble"]
 CONTEXT.set_forkserver_preload(PRELOAD)
 # Waits for the server at the end, so that `time make test` counts what it and the children needed.
 atexit.register(forkserver._forkserver._stop)  # type: ignore[attr-defined]

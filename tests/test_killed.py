@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,25 +117,39 @@ def do_nothing() -> None:
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory, module):
-    """ "new": nothing is there yet. "grown": photos came, went, changed and moved since a first extraction."""
+def scenes(tmp_path_factory, module, loaded):
+    """Scenes by what their extractions start with.
+
+    "nothing"; "backbone": it alone; "grown": photos came, went, changed and moved since a first extraction; "computed":
+    the same, but all bottlenecks are committed already, so that an extraction needs no TensorFlow.
+    """
     processes.run(do_nothing)
     folder = tmp_path_factory.mktemp("new")
     photos = make_folder(folder / "photos", {"daisy": 5, "roses": 6})
     (photos / "daisy" / "broken.jpg").write_text("no image")
     (folder / "nothing").mkdir()
-    new = undisturbed(photos, module, folder / "nothing")
+    backbone = undisturbed(photos, module, Path(shutil.copytree(loaded[1], folder / "backbone")))
 
     folder = tmp_path_factory.mktemp("grown")
     photos = Path(shutil.copytree(photos, folder / "photos"))
+    shutil.copytree(loaded[1], folder / "start")
     status, errors = start_extraction(photos, folder / "start", module).wait()
     assert status == 0, errors
     make_folder(photos, {"daisy": 2, "tulips": 3}, first_seed=50)  # two of these replace others
     write_picture(photos / "daisy" / "broken.jpg", 60)
-    (photos / "roses" / "broken.jpg").write_text("no image either")
+    os.mkfifo(photos / "roses" / "broken.jpg")  # no file: it is rejected without TensorFlow
     (photos / "roses" / "001.png").unlink()
     (photos / "roses" / "002.png").rename(photos / "daisy" / "moved.png")
-    return {"new": new, "grown": undisturbed(photos, module, folder / "start")}
+    grown = undisturbed(photos, module, folder / "start")
+    computed = Path(shutil.copytree(folder / "start", folder / "computed"))
+    status, _ = grown.start_extraction(computed, Step("before", "open", "rejected")).wait()
+    assert (status, rows_of(computed)) == (-signal.SIGKILL, grown.rows)
+    return {
+        "nothing": replace(backbone, start=backbone.start.with_name("nothing")),
+        "backbone": backbone,
+        "grown": grown,
+        "computed": replace(grown, start=computed),
+    }
 
 
 WRITING = [  # the steps of writing a file
@@ -156,14 +170,19 @@ def around(call: str, kind: str, *which: int) -> list[Step]:
     return [Step(moment, call, kind, number) for number in which for moment in ("before", "after")]
 
 
+# The folder above is flushed when the backbone has got its name, and after each list and index.
 STEPS = {
-    # The folder above is flushed when the backbone has got its name, and after each list and index.
-    "new": [
-        *around("rename", "backbone", 1),
+    "nothing": around("rename", "backbone", 1),
+    "backbone": [
         *commit("shard", 2),
-        *(commit("shard", 1) + commit("rejected", flush=2) + commit("index", flush=3) if LONG else ()),
+        *(commit("shard", 1) + commit("rejected") + commit("index", flush=2) if LONG else ()),
     ],
-    "grown": [*commit("rejected"), *commit("index", flush=2), *(commit("shard", 3) if LONG else ())],
+    "grown": [
+        *around("replace", "rejected", 1),
+        *around("replace", "index", 1),
+        *(commit("rejected") + commit("index", flush=2) + commit("shard", 3) if LONG else ()),
+    ],
+    "computed": [*commit("rejected"), *commit("index", flush=2)],
 }
 
 
@@ -194,7 +213,7 @@ def test_an_extraction_killed_at_a_step_goes_on(tmp_path, scenes, name, step):
 
 @pytest.mark.parametrize("seed", range(200 if LONG else 10))
 def test_an_extraction_killed_at_a_random_moment_goes_on(tmp_path, scenes, seed):
-    scene = scenes[("grown", "new")[seed % 2]]
+    scene = scenes[("grown", "backbone")[seed % 2]]
 
     def start(number):
         cache_dir = Path(shutil.copytree(scene.start, tmp_path / f"cache {number}"))
@@ -292,7 +311,7 @@ def test_a_compaction_killed_at_a_random_moment_loses_nothing(tmp_path, wasteful
 
 @pytest.fixture(scope="module")
 def damaged(wasteful, tmp_path_factory):
-    """The same with damage of every kind, the rows that are lost by it, and the scene."""
+    """The same with damage of every kind, a repaired copy of that, the rows that are lost, and the scene."""
     directory, scene = wasteful
     copy = Path(shutil.copytree(directory, tmp_path_factory.mktemp("damaged") / directory.name))
     opened = cache.open(copy)
@@ -311,19 +330,32 @@ def damaged(wasteful, tmp_path_factory):
     assert [None if damage.rows is None else len(damage.rows) for damage in damages] == [1, 1, 1, None, None]
     lost = {(opened.paths[photo], int(opened.index.mtimes[photo])) for photo in (flipped, cut)}
     assert lost <= scene.rows.keys()
-    return copy, lost, scene
+    repaired = Path(shutil.copytree(copy, copy.with_name("repaired")))
+    repair(repaired)
+    return copy, repaired, lost, scene
 
 
-def check_and_repair(scene: Scene, directory: Path, lost: set[tuple[str, int]]) -> None:
-    """What has to be true of the repair after one that was killed, and of the extraction after it."""
-    repair(directory)
-    assert verify.find(directory) == []
-    assert rows_of(directory) == {row: content for row, content in scene.rows.items() if row not in lost}
-    assert len(cache.open(directory)) == len(scene.view_after.paths) - 3
+def test_an_extraction_after_a_repair_computes_what_was_lost(tmp_path, damaged):
+    _, repaired, lost, scene = damaged
+    assert rows_of(repaired) == {row: content for row, content in scene.rows.items() if row not in lost}
+    assert len(cache.open(repaired)) == len(scene.view_after.paths) - 3
+    assert not (repaired / layout.BACKBONE).exists()
+    assert not (repaired / layout.REJECTED).exists()
+    directory = Path(shutil.copytree(repaired, tmp_path / repaired.name))
     assert scene.extract(directory).computed == len(lost)
     assert rows_of(directory) == scene.rows
     assert view(directory) == scene.view_after
     assert rejected_photos(directory) == scene.rejected_after
+
+
+def check_and_repair(directory: Path, repaired: Path) -> None:
+    """What has to be true of the repair after one that was killed: it ends as if nothing had happened."""
+    repair(directory)
+    assert verify.find(directory) == []
+    assert rows_of(directory) == rows_of(repaired)
+    assert view(directory) == view(repaired)
+    assert not (directory / layout.BACKBONE).exists()
+    assert not (directory / layout.REJECTED).exists()
 
 
 REPAIRING = [
@@ -339,19 +371,19 @@ REPAIRING = [
 
 @pytest.mark.parametrize("step", REPAIRING, ids=str)
 def test_a_repair_killed_at_a_step_loses_no_sound_row(tmp_path, damaged, step):
-    directory, lost, scene = damaged
+    directory, repaired, _, _ = damaged
     child, copy = start_on_copy(directory, tmp_path, "verify", "--repair", at=step)
     status, errors = child.wait()
     assert status == -signal.SIGKILL, errors
-    check_and_repair(scene, copy, lost)
+    check_and_repair(copy, repaired)
 
 
 @pytest.mark.parametrize("seed", range(100 if LONG else 5))
 def test_a_repair_killed_at_a_random_moment_loses_no_sound_row(tmp_path, damaged, seed):
-    directory, lost, scene = damaged
+    directory, repaired, _, _ = damaged
 
     def start(name):
         return start_on_copy(directory, tmp_path / str(name), "verify", "--repair")
 
     seconds = seconds_of(lambda: start("undisturbed"))
-    check_and_repair(scene, killed_at_random(start, seconds, seed), lost)
+    check_and_repair(killed_at_random(start, seconds, seed), repaired)

@@ -17,7 +17,7 @@ from werkzeug.test import Client
 from cache import console
 from cache.strings import Strings
 from tests import small_cache
-from tests.test_disk import fill_up
+from tests.trouble import fill_up
 from train import run
 from train.__main__ import main
 from train.report import tensorboard

@@ -120,8 +120,8 @@ def do_nothing() -> None:
 def scenes(tmp_path_factory, module, loaded):
     """Scenes by what their extractions start with.
 
-    "nothing"; "backbone": it alone; "grown": photos came, went, changed and moved since a first extraction; "computed":
-    the same, but all bottlenecks are committed already, so that an extraction needs no TensorFlow.
+    "nothing"; "backbone": it alone; "grown": photos came, went, changed and moved since a first extraction; "smaller":
+    of two photos one went and one is no file any more, so that an extraction publishes without running TensorFlow.
     """
     processes.run(do_nothing)
     folder = tmp_path_factory.mktemp("new")
@@ -130,6 +130,13 @@ def scenes(tmp_path_factory, module, loaded):
     (folder / "nothing").mkdir()
     backbone = undisturbed(photos, module, Path(shutil.copytree(loaded[1], folder / "backbone")))
 
+    smaller_photos = Path(shutil.copytree(photos, folder / "smaller photos"))
+    (smaller_photos / "roses" / "001.png").unlink()
+    (smaller_photos / "roses" / "002.png").unlink()
+    os.mkfifo(smaller_photos / "roses" / "002.png")
+    start = folder / "smaller" / "start"
+    smaller = undisturbed(smaller_photos, module, Path(shutil.copytree(folder / "undisturbed", start)))
+
     folder = tmp_path_factory.mktemp("grown")
     photos = Path(shutil.copytree(photos, folder / "photos"))
     shutil.copytree(loaded[1], folder / "start")
@@ -137,18 +144,14 @@ def scenes(tmp_path_factory, module, loaded):
     assert status == 0, errors
     make_folder(photos, {"daisy": 2, "tulips": 3}, first_seed=50)  # two of these replace others
     write_picture(photos / "daisy" / "broken.jpg", 60)
-    os.mkfifo(photos / "roses" / "broken.jpg")  # no file: it is rejected without TensorFlow
+    (photos / "roses" / "broken.jpg").write_text("no image either")
     (photos / "roses" / "001.png").unlink()
     (photos / "roses" / "002.png").rename(photos / "daisy" / "moved.png")
-    grown = undisturbed(photos, module, folder / "start")
-    computed = Path(shutil.copytree(folder / "start", folder / "computed"))
-    status, _ = grown.start_extraction(computed, Step("before", "open", "rejected")).wait()
-    assert (status, rows_of(computed)) == (-signal.SIGKILL, grown.rows)
     return {
         "nothing": replace(backbone, start=backbone.start.with_name("nothing")),
         "backbone": backbone,
-        "grown": grown,
-        "computed": replace(grown, start=computed),
+        "smaller": smaller,
+        "grown": undisturbed(photos, module, folder / "start"),
     }
 
 
@@ -182,7 +185,7 @@ STEPS = {
         *around("replace", "index", 1),
         *(commit("rejected") + commit("index", flush=2) + commit("shard", 3) if LONG else ()),
     ],
-    "computed": [*commit("rejected"), *commit("index", flush=2)],
+    "smaller": [*commit("rejected"), *commit("index", flush=2)],
 }
 
 

@@ -183,7 +183,7 @@ STEPS = {
     "grown": [
         *around("replace", "rejected", 1),
         *around("replace", "index", 1),
-        *(commit("rejected") + commit("index", flush=2) + commit("shard", 3) if LONG else ()),
+        *(commit("rejected") + commit("index", flush=2) + commit("shard", 2) if LONG else ()),
     ],
     "smaller": [*commit("rejected"), *commit("index", flush=2)],
 }

@@ -78,23 +78,18 @@ def command(flags):
     sys.exit(console.run(main, flags))
 
 
-@pytest.fixture(scope="module")
-def children(tmp_path_factory):
-    """A run with each of the flags, by the remedy. All at once: TensorFlow waits 10 s for memory before it gives up."""
-    root = tmp_path_factory.mktemp("few")
+def test_too_little_memory_is_one_line_with_the_flag_that_helps(tmp_path):
+    """All at once, in one test: TensorFlow waits 10 s for memory before it gives up."""
     # So few images that only a batch of them, which may have each many times, is large.
-    cache_dir = write(root / "cache", 4000)
+    cache_dir = write(tmp_path / "cache", 4000)
     flags = ["--cache_dir", cache_dir, "--how_many_training_steps", 20, "--output_dir"]
-    return {
-        remedy: forked.Child(command, [*map(str, [*flags, root / str(number), *TOO_LARGE[remedy]])])
+    children = {
+        remedy: forked.Child(command, [*map(str, [*flags, tmp_path / str(number), *TOO_LARGE[remedy]])])
         for number, remedy in enumerate(TOO_LARGE)
     }
-
-
-@pytest.mark.parametrize("remedy", TOO_LARGE)
-def test_too_little_memory_is_one_line_with_the_flag_that_helps(children, remedy):
-    status, _, errors = children[remedy].communicate()
-    assert status == 2, errors.decode()[-2000:]
-    (error,) = errors.decode().splitlines()
-    assert error.startswith("error: not enough memory for ")
-    assert remedy in error
+    for remedy, child in children.items():
+        status, _, errors = child.communicate()
+        assert status == 2, errors.decode()[-2000:]
+        (error,) = errors.decode().splitlines()
+        assert error.startswith("error: not enough memory for ")
+        assert remedy in error

@@ -1,5 +1,7 @@
 """Fixtures that tests of several packages share."""
 
+import fcntl
+import json
 import os
 import shutil
 import signal
@@ -8,6 +10,28 @@ import subprocess
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # fatal errors only: its log is not tested
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """`made_once(name, make)` is a folder and what `make(folder)` returned, a value for JSON.
+
+    The first of the workers makes it, and the others take it as it is: use it for what takes long, and do not change it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    above_the_workers = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def make_or_take(name, make):
+        place = above_the_workers / name
+        with open(above_the_workers / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (place / "returned.json").exists():
+                shutil.rmtree(place, ignore_errors=True)  # of a worker that failed
+                place.mkdir()
+                (place / "returned.json").write_text(json.dumps(make(place)))
+        return place, json.loads((place / "returned.json").read_text())
+
+    return make_or_take
 
 
 @pytest.fixture(scope="session")

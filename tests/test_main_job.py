@@ -41,15 +41,18 @@ def probabilities(model_dir, photos):
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+def digits(made_once):
     """The demo with half of its digits: its folder, and what the training printed. The photos are gone by then."""
-    root = tmp_path_factory.mktemp("demo")
+    return made_once("demo", make_demo)
+
+
+def make_demo(root):
     run("extract.sample", root / "digits")
     for photo in sorted((root / "digits").rglob("*.png"))[::2]:
         photo.unlink()
     run("extract", "--image_dir", root / "digits", "--cache_dir", root / "bottlenecks")
     (root / "digits").rename(root / "elsewhere")
-    return root, run("train", "--cache_dir", root / "bottlenecks", "--output_dir", root / "retrained")
+    return run("train", "--cache_dir", root / "bottlenecks", "--output_dir", root / "retrained")
 
 
 def test_the_demo_reads_digits(digits):

@@ -60,7 +60,7 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory):
+def job(tmp_path_factory, module):
     """The flags of a small job: two classes, of which one is dark on the left."""
     root = tmp_path_factory.mktemp("retrain")
     make_folder(root / "photos", {"Dark Things": 60, "light-things": 60})
@@ -70,7 +70,7 @@ def job(tmp_path_factory):
         Image.fromarray(picture).save(path)
     return {
         "image_dir": root / "photos",
-        "tfhub_module": modules.make_tf2_hub_module(root / "module"),
+        "tfhub_module": module,
         "bottleneck_dir": root / "bottleneck",
         "summaries_dir": root / "logs",
         "output_graph": root / "graph" / "output.pb",
@@ -87,7 +87,7 @@ def line(flags, **more):
 
 
 @pytest.fixture
-def ask(job, capfd):
+def ask(job, capfd, loaded_once):
     """Runs the job with further flags.
 
     Returns what it printed (`out`, `err`); the lines of each step, without the step (`steps`); and the N of the final

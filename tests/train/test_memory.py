@@ -35,8 +35,9 @@ def limit(megabytes):
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("large") / "cache", IMAGES)
+def large(made_once):
+    folder, _ = made_once("large", lambda folder: str(write(folder / "cache", IMAGES)))
+    return folder / "cache"
 
 
 def fit(cache_dir, output_dir, solver):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import tensorflow as tf
@@ -87,16 +88,24 @@ print(json.dumps(outcomes))
 
 
 @pytest.fixture(scope="module")
-def outcomes(photos):
-    """By case: the cache's folder, and the exit status, standard output and standard error of its extraction.
+def outcomes(photos, made_once):
+    """By case: the cache's folder, and the exit status, standard output and standard error of its extraction."""
+    folder, by_case = made_once("memory", partial(extract_each, photos))
+    return {case: (folder / f"cache of {case}", *outcome) for case, outcome in by_case.items()}
 
-    All run in one process, on a CPU that TensorFlow takes for two. It has no oneDNN, whose allocator waits ten seconds
-    for memory before it gives up.
+
+def extract_each(photos, folder):
+    """Runs all cases in one process, on a CPU that TensorFlow takes for two.
+
+    It has no oneDNN, whose allocator waits ten seconds for memory before it gives up.
     """
-    folder = photos.parent
-    folders = {case: folder / f"cache of {case}" for case in CASES}
     arguments = [
-        flags(photos, folders[case], hungry_module(folder / case, options["most"]), *options["flags"].split())
+        flags(
+            photos,
+            folder / f"cache of {case}",
+            hungry_module(folder / case, options["most"]),
+            *options["flags"].split(),
+        )
         for case, options in CASES.items()
     ]
     done = subprocess.run(
@@ -107,10 +116,7 @@ def outcomes(photos):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return {
-        case: (folders[case], *outcome)
-        for case, outcome in zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True)
-    }
+    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
 def sizes_in_warnings(err):

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # fatal errors only: its log
 def made_once(tmp_path_factory):
     """`made_once(name, make)` is a folder and what `make(folder)` returned, a value for JSON.
 
-    The first of the workers makes it, and the others take it as it is: use it for what takes long, and do not change it.
+    The first of the workers makes it, and the others take it as it is. For what takes long and no test changes.
     """
     folder = tmp_path_factory.getbasetemp()
     above_the_workers = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder

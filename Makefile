@@ -38,7 +38,7 @@ demo: $(INSTALLED)
 	@$(BIN)/python -m extract.sample $(DEMO)/digits
 	@$(BIN)/retrain-extract --image_dir $(DEMO)/digits --cache_dir $(DEMO)/bottlenecks
 	@$(BIN)/retrain-train --cache_dir $(DEMO)/bottlenecks --output_dir $(DEMO)/retrained
-	@echo 'open $(DEMO)/retrained/report.html in a browser: how good the classifier is, and its mistakes as pictures'
+	@echo 'open $(DEMO)/retrained/latest/report.html in a browser: how good the classifier is, and its mistakes as pictures'
 	@echo 'label photos with it: $(BIN)/retrain-predict --model $(DEMO)/retrained $(DEMO)/digits/7/*0.png'
 	@echo 'your own photos, in a folder for each class: make extract IMAGE_DIR=~/my_photos, then make train'
 

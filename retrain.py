@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import glob
 import os
 import sys
 import warnings
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 from cache import console, files, process
 from cache.errors import UserError
 from extract.settings import Settings
+from train.export.names import IN_SAVED_MODEL
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -37,8 +40,6 @@ TRAIN_FLAGS = (
 # Augmentations of each photo. The tutorial's script changes photos anew in every step, 400,000 of them in 4,000 steps;
 # these cost five passes over the photos, once.
 AUGMENT = 5
-# What TensorFlow puts into the folder of a SavedModel, and what macOS puts into any folder.
-SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra", ".DS_Store"}
 
 DESCRIPTION = f"""Extracts bottlenecks of the photos below --image_dir and trains a classifier on them, as TensorFlow's
 image retraining tutorial does, with its flags. It is `python -m extract` followed by `python -m train`. With a random
@@ -148,11 +149,15 @@ def _check_places(flags: argparse.Namespace) -> None:
         folders["intermediate_output_graphs_dir"] = flags.intermediate_output_graphs_dir
     if flags.saved_model_dir:
         folder = flags.saved_model_dir.absolute()
-        if folder.exists() and not (folder.is_dir() and SAVED_MODEL.issuperset(os.listdir(folder))):
+        if folder.exists() and not (folder.is_dir() and IN_SAVED_MODEL.issuperset(os.listdir(folder))):
             raise UserError(f"--saved_model_dir {folder} is there, and is no SavedModel to replace; name a new folder")
         folders["saved_model_dir"] = folder.parent
     for name, folder in folders.items():
         files.make_writable(folder, f"--{name}")
+    # What killed runs left.
+    for path in filter(None, (flags.output_graph, flags.output_labels, flags.checkpoint_path, flags.saved_model_dir)):
+        files.sweep([path.parent], f"{glob.escape(path.name)}.*")
+    files.sweep([flags.intermediate_output_graphs_dir], "intermediate_*")
 
 
 def _extract(flags: argparse.Namespace) -> Path:
@@ -196,11 +201,13 @@ def _train(flags: argparse.Namespace, directory: Path) -> None:
     from train.export import labels, tutorial
     from train.result import final_line, print_mistakes
 
+    frozen_graph = functools.cache(tutorial.frozen_graph)  # the backbone is frozen once for all graphs
+
     def show(progress: Progress, fitting: Fitting) -> None:
         frequency = flags.intermediate_store_frequency
         if frequency and progress.step % frequency == 0:
             path = flags.intermediate_output_graphs_dir / f"intermediate_{progress.step}.pb"
-            tutorial.write_frozen_graph(path, fitting.dataset.cache, progress.head, flags.final_tensor_name)
+            frozen_graph(fitting.dataset.cache, flags.final_tensor_name)(path, progress.head)
         if fitting.curve and fitting.curve[-1].step == progress.step:
             _print(progress)
 
@@ -215,7 +222,7 @@ def _train(flags: argparse.Namespace, directory: Path) -> None:
         intermediate_store_frequency=flags.intermediate_store_frequency,
     )
     result = run.fit(settings, show, silent=True)
-    tutorial.write_frozen_graph(flags.output_graph, result.cache, result.head, flags.final_tensor_name)
+    frozen_graph(result.cache, flags.final_tensor_name)(flags.output_graph, result.head)
     labels.write(flags.output_labels, result.cache.labels)
     tutorial.write_checkpoint(flags.checkpoint_path, result.head)
     if flags.saved_model_dir:

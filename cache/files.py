@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -19,7 +20,9 @@ from cache.errors import REPAIR, CacheError, UserError, first_line
 
 TEMPORARY = ".tmp"
 LOCK = ".lock"
-_ABANDONED = 3600.0  # seconds without a write, after which a temporary file has no writer any more
+ABANDONED = 3600.0  # seconds without a write, after which a temporary file has no writer any more
+# How file systems without symbolic links refuse one.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 # TensorFlow's errors for a full disk, one that may not be written, a folder that is gone, a limit on a file's size.
 _TENSORFLOW_REFUSALS = ("ResourceExhaustedError", "PermissionDeniedError", "NotFoundError", "OutOfRangeError")
 
@@ -116,6 +119,22 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def replace_link(path: Path, target: Path) -> None:
+    """Makes `path` a link to `target`, whatever link or file it was before. Does nothing where there are no links.
+
+    Raises OSError.
+    """
+    temporary = _beside(path)
+    try:
+        os.symlink(target, temporary)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return
+        raise
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
 def delete(path: Path) -> None:
     """Deletes a file, a link or a whole folder. A folder disappears at once, even if the deletion is killed."""
     if path.is_dir() and not path.is_symlink():
@@ -170,13 +189,14 @@ def own_folder(directory: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def locked(directory: Path, shared: bool = False, required: bool = False) -> Iterator[None]:
+def locked(directory: Path, shared: bool = False, required: bool = False) -> Iterator[bool]:
     """Keeps others from replacing shards that the index names. With `shared`, several may hold the lock at once.
 
     Readers never wait. If the file system has no locks or the folder cannot be written, the block runs without the
-    lock, unless it is `required`: then it raises UserError.
+    lock, unless it is `required`: then it raises UserError. The block gets to know whether it has the lock.
     """
     with contextlib.ExitStack() as stack:
+        has_lock = True
         try:
             file = stack.enter_context(open(directory / LOCK, "r+b", buffering=0, opener=_open_for_lock))
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -184,15 +204,23 @@ def locked(directory: Path, shared: bool = False, required: bool = False) -> Ite
             if required:
                 remedy = "do it where the folder can be written and files can be locked"
                 raise UserError(f"cannot lock {directory}: {first_line(error)}; {remedy}") from None
-        yield
+            has_lock = False
+        yield has_lock
 
 
-def sweep(folders: Iterable[Path]) -> None:
-    """Deletes the temporary files and folders that killed writers left in `folders` an hour ago or earlier."""
+def sweep(folders: Iterable[Path], names: str = "*", age: float = ABANDONED) -> None:
+    """Deletes the temporary files and folders that killed writers left in `folders` `age` seconds ago or earlier.
+
+    Only those that `names` matches, a pattern without the dot and the ending. Files are locked by their writers. So
+    whoever knows that nobody writes a folder may choose the age 0.
+    """
     for folder in folders:
-        for path in folder.glob(f".*{TEMPORARY}"):
+        for path in folder.glob(f".{names}{TEMPORARY}"):
             with contextlib.suppress(OSError):  # another sweep was faster, or this user may not: it can wait
-                if time.time() - path.stat().st_mtime < _ABANDONED:
+                if time.time() - path.lstat().st_mtime < age:
+                    continue
+                if path.is_symlink():
+                    path.unlink()
                     continue
                 if path.is_dir():  # a SavedModel, which takes seconds to write
                     shutil.rmtree(path)

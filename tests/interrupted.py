@@ -13,15 +13,16 @@ from typing import IO, Any
 
 from cache import layout, writer
 from tests.processes import Process, command
+from train.export.runs import LATEST, RUNS
 
 
 @dataclass(frozen=True)
 class Step:
     """A moment of a commit: before, amid or after a call on the `which`th file or folder of a kind.
 
-    The calls: open (to write), write (the first one), fsync, replace (of a file), rename (of a folder), unlink. The
-    kinds: shard, index, rejected, backbone, the folder of shards and the folder above it. Of a replacement or a
-    renaming, the target counts.
+    The calls: open (to write), write (the first one), fsync, symlink, replace (of a file or link), rename (of a
+    folder), unlink, rmdir. The kinds: shard, index, rejected, backbone, the folder of shards, a run of training, the
+    link to the latest of these, and the folder above. Of a replacement or a renaming, the target counts.
     """
 
     moment: str
@@ -38,7 +39,7 @@ def die() -> None:
 
 
 class Child:
-    """`python -m extract` or `python -m cache`, forked, which commits every batch.
+    """`python -m extract`, `python -m cache` or `python -m train`, forked. An extraction commits every batch.
 
     `first` happens in it before anything else, and `then` when it comes to `at`.
     """
@@ -72,21 +73,25 @@ def _run(
 ) -> int:
     first()
     writer.COMMIT_SECONDS = 0
-    with _watched(at, then) if at else contextlib.nullcontext():
-        return command(program, flags)
-
-
-@contextlib.contextmanager
-def _watched(at: Step, then: Callable[[], object]) -> Iterator[None]:
-    """Calls `then` at the step `at`: wraps the functions with which Python changes what is on a disk."""
     seen = 0
 
     def reached(moment: str, call: str, path: str | os.PathLike) -> None:
         nonlocal seen
-        if (moment, call, _kind(Path(path))) == (at.moment, at.call, at.kind):
+        if at and (moment, call, _kind(Path(path))) == (at.moment, at.call, at.kind):
             seen += 1
             if seen == at.which:
                 then()
+
+    with watched(reached):
+        return command(program, flags)
+
+
+@contextlib.contextmanager
+def watched(reached: Callable[[str, str, str | os.PathLike], None]) -> Iterator[None]:
+    """Calls `reached` with the moment, the call and the path of each step.
+
+    Wraps the functions with which Python changes what is on a disk.
+    """
 
     def between(call: str, function: Callable, place: Callable[..., str | os.PathLike]) -> Callable:
         def watched(*arguments: Any, **options: Any) -> Any:
@@ -132,11 +137,14 @@ def _watched(at: Step, then: Callable[[], object]) -> Iterator[None]:
             return opened(path, mode, *arguments, **options)
         return File(to_write(path, mode, *arguments, **options), path)
 
-    unwatched = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "unlink")}
+    unwatched = {name: getattr(os, name) for name in ("fsync", "symlink", "replace", "rename", "unlink", "rmdir")}
     os.fsync = between("fsync", os.fsync, _path_of)
+    os.symlink = between("symlink", os.symlink, lambda _, path: path)
     os.replace = between("replace", os.replace, lambda _, target: target)
     os.rename = between("rename", os.rename, lambda _, target: target)
-    os.unlink = between("unlink", os.unlink, lambda path, dir_fd=None: os.path.join(_path_of(dir_fd), path))
+    for name in ("unlink", "rmdir"):
+        function = between(name, unwatched[name], lambda path, dir_fd=None: os.path.join(_path_of(dir_fd), path))
+        setattr(os, name, function)
     builtins.open = watched_open
     try:
         yield
@@ -160,4 +168,8 @@ def _kind(path: Path) -> str:
         return "shard"
     if path.name == layout.SHARDS:
         return "folder of shards"
+    if path.parent.name == RUNS:
+        return "run"
+    if path.name.lstrip(".").startswith(LATEST):
+        return "link"
     return "folder above" if path.is_dir() else "other"

@@ -33,7 +33,7 @@ def final_accuracy(output):
 
 def probabilities(model_dir, photos):
     """The outputs of the exported classifier for image files, float32 [N, C]."""
-    classify = tf.saved_model.load(str(model_dir / "saved_model")).signatures["serving_default"]
+    classify = tf.saved_model.load(str(model_dir / "latest/saved_model")).signatures["serving_default"]
     batches = [photos[start : start + 32] for start in range(0, len(photos), 32)]
     return np.concatenate(
         [classify(tf.constant([photo.read_bytes() for photo in batch]))["probabilities"] for batch in batches]
@@ -60,7 +60,7 @@ def test_the_demo_reads_digits(digits):
     accuracy, count = final_accuracy(output)
     assert accuracy >= 90
     assert 60 <= count <= 120  # a tenth of 898, by a hash
-    assert (root / "retrained" / "labels.txt").read_text().split() == list("0123456789")
+    assert (root / "retrained" / "latest/labels.txt").read_text().split() == list("0123456789")
     assert f"python -m train.predict --model {root / 'retrained'}" in output
 
 

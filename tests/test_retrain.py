@@ -22,6 +22,7 @@ from cache import console, reader
 from tests import forked, modules
 from tests.pictures import make_folder, noise, pixels
 from tests.processes import REPO
+from train.export import tutorial
 
 # The flags of the tutorial's script and their defaults (tensorflow/hub, examples/image_retraining).
 TUTORIAL = {
@@ -313,12 +314,17 @@ def test_only_a_saved_model_is_replaced(ask, job, tmp_path, capfd, monkeypatch):
     assert list(tmp_path.iterdir()) == [tmp_path / "saved"]
 
 
-def test_an_intermediate_graph_is_that_of_a_run_that_ends_there(ask, job):
+def test_an_intermediate_graph_is_that_of_a_run_that_ends_there(ask, job, monkeypatch):
     folder, images = job["intermediate_output_graphs_dir"], photos(job)
+    freeze, frozen = tutorial.convert_variables_to_constants_v2, []
+    counted = lambda *arguments, **options: frozen.append(arguments) or freeze(*arguments, **options)  # noqa: E731
+    monkeypatch.setattr(tutorial, "convert_variables_to_constants_v2", counted)
     ask(how_many_training_steps=70)
     assert not folder.exists()
     names = {"final_tensor_name": "answer"}
+    frozen.clear()
     ask(how_many_training_steps=70, intermediate_store_frequency=20, eval_step_interval=30, **names)
+    assert len(frozen) == 1, "the backbone is frozen once for all graphs"
     assert {path.name for path in folder.iterdir()} == {f"intermediate_{step}.pb" for step in (20, 40, 60)}
     scores = [answer(folder / f"intermediate_{step}.pb", images, "answer") for step in (20, 40, 60)]
     scores.append(answer(job["output_graph"], images, "answer"))
@@ -326,6 +332,23 @@ def test_an_intermediate_graph_is_that_of_a_run_that_ends_there(ask, job):
         ask(how_many_training_steps=step)
         np.testing.assert_allclose(found, answer(job["output_graph"], images), atol=1e-6)
     assert all(np.abs(one - two).max() > 1e-3 for one, two in itertools.pairwise(scores))
+
+
+def test_what_is_written_is_on_disk_before_it_has_its_name(ask, job, tmp_path, monkeypatch):
+    flushed, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.add(os.fstat(file).st_ino) or fsync(file))
+    places = [tmp_path / "graph.pb", tmp_path / "labels.txt", tmp_path / "layer", tmp_path / "saved"]
+    names = ("output_graph", "output_labels", "checkpoint_path", "saved_model_dir")
+    left = [tmp_path / f".{path.name}.0123abcd.tmp" for path in places]
+    for path in left:
+        path.write_text("what a killed run left")
+        os.utime(path, (0, 0))
+    ask(**dict(zip(names, places, strict=True)))
+    assert not any(path.exists() for path in left)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    found = {path.name for path in written}
+    assert {"graph.pb", "labels.txt", "layer.index", "layer.data-00000-of-00001", "saved_model.pb"} < found
+    assert {path.stat().st_ino for path in [*written, tmp_path, tmp_path / "saved"]} <= flushed
 
 
 def test_augmentations_are_cached_and_train_if_a_flag_asks_for_them(ask, job, tmp_path, monkeypatch):

@@ -21,6 +21,8 @@ from cache import console, process
 from cache.bar import bar
 from cache.errors import UserError, first_line
 from train.export import labels as label_files
+from train.export import runs
+from train.export.names import SAVED_MODEL
 from train.report.text import printable
 from train.settings import TrainSettings
 
@@ -273,10 +275,14 @@ def _unreadable(path: str) -> str | None:
 
 
 def _saved_model(model: Path) -> Path:
-    """The SavedModel in an output directory, or that directory itself. Raises UserError if there is none."""
-    for folder in (model / "saved_model", model):
-        if (folder / "saved_model.pb").is_file():
-            return folder
+    """The SavedModel of the newest run in an output_dir, or that in a run's folder, or this folder itself.
+
+    It is the folder's own path: where `latest` leads, another training may change. Raises UserError if there is none.
+    """
+    for folder in (runs.newest(model) or model, model):
+        for saved_model in (folder / SAVED_MODEL, folder):
+            if (saved_model / "saved_model.pb").is_file():
+                return saved_model.resolve()
     if not model.exists():
         raise UserError(f"no model at {model}; run `python -m train` first, or give its --output_dir")
     raise UserError(f"{model} is no model; give the --output_dir of `python -m train`")

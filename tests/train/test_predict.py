@@ -38,7 +38,7 @@ def world(tmp_path_factory):
 def expected(world):
     """What serving returns for each photo, one at a time: path -> probabilities."""
     photos, out = world
-    serve = tf.saved_model.load(str(out / "saved_model")).signatures["serving_default"]
+    serve = tf.saved_model.load(str(out / "latest/saved_model")).signatures["serving_default"]
     return {
         str(path): serve(tf.constant([path.read_bytes()]))["probabilities"].numpy()[0]
         for path in sorted(photos.rglob("*.png"))
@@ -80,7 +80,7 @@ def check(found, expected):
 # --- the forms ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("inside", ["", "saved_model"])
+@pytest.mark.parametrize("inside", ["", "latest", "latest/saved_model"])
 def test_text_has_the_labels_with_their_probabilities(world, expected, capsys, inside):
     paths = list(expected)[::20]
     status, out, errors = predicted(capsys, world[1] / inside, "--top_k", 2, *paths)
@@ -192,12 +192,31 @@ def test_names_are_read_as_they_are_needed(world, expected):
         child.stdin.close()
 
 
+@pytest.mark.parametrize("how", ["without links", "with copies in place of links", "as earlier versions left it"])
+def test_an_output_dir_is_served_by_the_newest_of_its_runs(world, expected, tmp_path, capsys, how):
+    newest = (world[1] / "latest").resolve()
+    if how == "as earlier versions left it":
+        copied = shutil.copytree(newest, tmp_path / "out")
+    else:
+        copied = shutil.copytree(world[1], tmp_path / "out", symlinks=how == "without links")
+        shutil.copytree(newest, copied / "runs" / newest.name.replace("20", "19", 1))
+        shutil.copytree(newest, copied / "runs" / "what somebody else put there")
+        for run_folder in copied.glob("runs/[!2.]*"):
+            (run_folder / "saved_model" / labels.ASSET).write_text("not\nthe\nnewest\n")
+        if how == "without links":
+            (copied / "latest").unlink()
+    path = next(iter(expected))
+    status, out, errors = predicted(capsys, copied, "--json", path)
+    assert (status, errors) == (0, [])
+    check(answers(out), expected)
+
+
 def test_a_model_of_an_earlier_version_is_served(world, expected, tmp_path, capsys):
-    model = tf.saved_model.load(str(world[1] / "saved_model"))
+    model = tf.saved_model.load(str(world[1] / "latest/saved_model"))
     del model.classify_decoded
     tf.saved_model.save(model, str(tmp_path / "saved_model"), signatures={"serving_default": model.classify})
     assert not hasattr(tf.saved_model.load(str(tmp_path / "saved_model")), "classify_decoded")
-    shutil.copytree(world[1] / "saved_model" / "assets.extra", tmp_path / "saved_model" / "assets.extra")
+    shutil.copytree(world[1] / "latest/saved_model/assets.extra", tmp_path / "saved_model" / "assets.extra")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n no image")
     paths = list(expected)[::11]
     status, out, errors = predicted(capsys, tmp_path, "--json", *paths[:2], tmp_path / "broken.png", *paths[2:])
@@ -289,7 +308,7 @@ def test_a_strange_name_is_one_line(world, capsys):
 
 def test_labels_that_are_not_the_models_are_refused(world, expected, tmp_path, capsys):
     copied = shutil.copytree(world[1], tmp_path / "copied")
-    (copied / "saved_model" / labels.ASSET).write_text("one\n")
+    (copied / "latest/saved_model" / labels.ASSET).write_text("one\n")
     status, _, errors = predicted(capsys, copied, next(iter(expected)))
     assert status == 2
     assert "has 3 outputs but 1 labels" in errors[0]

@@ -59,7 +59,7 @@ def test_test_photos_judge_the_last_fit_and_validation_photos_the_one_before(bot
 def test_what_is_written_says_which_head_it_is_of(both):
     _, without = both
     for one in both:
-        folder = one.settings.output_dir
+        folder = one.settings.output_dir / "latest"
         metrics, page = json.loads((folder / "metrics.json").read_text()), (folder / "report.html").read_text()
         assert metrics["refitted"] == one.is_refitted
         assert ("validation accuracy before the refit" in page) == one.is_refitted
@@ -173,8 +173,8 @@ def test_a_run_that_was_interrupted_in_its_last_fit_goes_on_to_the_same_end(both
     with pytest.raises(UserError, match="on other photos, or on photos split otherwise"):
         main([*arguments, "--split", str(tmp_path / "parts.csv")])
     main(arguments)
-    found = json.loads((folder / "metrics.json").read_text())
-    expected = json.loads((Path(whole.settings.output_dir) / "metrics.json").read_text())
+    found = json.loads((folder / "latest/metrics.json").read_text())
+    expected = json.loads((Path(whole.settings.output_dir) / "latest/metrics.json").read_text())
     for name in ("curve", "grid", "validation", "test", "refitted"):
         assert found[name] == expected[name]
 

@@ -55,7 +55,7 @@ def whole(cache_dir, tmp_path_factory):
 
 
 def found_in(output_dir):
-    metrics = json.loads((output_dir / "metrics.json").read_text())
+    metrics = json.loads((output_dir / "latest/metrics.json").read_text())
     return metrics["test"], metrics["validation"], metrics["grid"], [point["step"] for point in metrics["curve"]]
 
 
@@ -74,7 +74,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_end(cache_dir, whole, tm
         assert arrays["weights"].shape == (small_cache.DIMENSION, 3)
         assert np.abs(arrays["weights"]).max() > 0.01
         stopped_at = int(arrays["state_step"])
-    assert not (tmp_path / "out" / "metrics.json").exists()
+    assert not (tmp_path / "out" / "latest/metrics.json").exists()
 
     main(flags_of(cache_dir, tmp_path / "out", solver, "--resume"))
     found = found_in(tmp_path / "out")

@@ -45,7 +45,7 @@ def train(capsys, cache_dir, output_dir, *flags):
     printed = capsys.readouterr()
     assert status == 0, printed.err
     (line,) = [line for line in printed.out.splitlines() if " classes, " in line]
-    return line, printed.err, json.loads((output_dir / "metrics.json").read_text())
+    return line, printed.err, json.loads((output_dir / "latest/metrics.json").read_text())
 
 
 @pytest.mark.parametrize("flags", [[], ["--split", "folders"]])
@@ -53,7 +53,7 @@ def test_folders_split_and_the_classes_lie_below(laid_out, tmp_path, capsys, fla
     line, errors, metrics = train(capsys, laid_out, tmp_path / "out", *flags)
     assert line == "2 classes, 134 photos: 80 train, 24 validate, 30 test; split by folders"
     assert errors == ""
-    assert (tmp_path / "out" / "labels.txt").read_text().splitlines() == CLASSES == metrics["labels"]
+    assert (tmp_path / "out" / "latest/labels.txt").read_text().splitlines() == CLASSES == metrics["labels"]
     assert metrics["images"] == {"train": 80, "validation": 24, "test": 30}
     assert np.sum(metrics["test"]["confusion"], axis=1).tolist() == [15, 15]
     assert metrics["test"]["accuracy"] > 0.9

@@ -33,7 +33,7 @@ def test_a_run_learns_and_prints_how_well(cache_dir, tmp_path, capsys):
     arguments = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out")]
     assert console.run(main, [*arguments, "--solver", "sgd", "--how_many_training_steps", "300", *RATE]) == 0
     out = capsys.readouterr().out.splitlines()
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "out" / "latest/metrics.json").read_text())
     assert metrics["test"]["accuracy"] > 0.8
     accuracy, count = re.fullmatch(r"Final test accuracy = (\d+\.\d)% \(N=(\d+)\)", out[-1]).groups()
     assert int(count) == metrics["test"]["count"] == metrics["images"]["test"] == np.sum(metrics["test"]["confusion"])
@@ -41,14 +41,12 @@ def test_a_run_learns_and_prints_how_well(cache_dir, tmp_path, capsys):
     assert out[-2].endswith(f"python -m train.predict --model {tmp_path / 'out'} photo.jpg")
     assert sum(line.startswith("Step ") for line in out) == 10
     assert sum(metrics["images"].values()) == 150
-    assert (tmp_path / "out" / "labels.txt").read_text().splitlines() == small_cache.LABELS == metrics["labels"]
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "saved_model",
-        "labels.txt",
-        "metrics.json",
-        "report.html",
-        "logs",
-    }
+    assert (tmp_path / "out" / "latest/labels.txt").read_text().splitlines() == small_cache.LABELS == metrics["labels"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"latest", "logs", "runs"}
+    names = {"saved_model", "labels.txt", "metrics.json", "report.html"}
+    assert {p.name for p in (tmp_path / "out" / "latest").iterdir()} == names
+    (line,) = [line for line in out if line.startswith("sgd, ")]
+    assert line.endswith(f"; in {tmp_path / 'out' / 'latest'}: saved_model/, labels.txt, metrics.json, report.html")
 
 
 def test_a_seed_repeats_a_run_and_another_does_not(trained, cache_dir, tmp_path):
@@ -89,7 +87,7 @@ def test_every_solver_ends_with_a_classifier_and_says_how(cache_dir, tmp_path, c
     flags = ["--cache_dir", str(cache_dir), "--output_dir", str(tmp_path / "out"), "--solver", solver, *steps]
     assert console.run(main, flags) == 0
     out = capsys.readouterr().out.splitlines()
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "out" / "latest/metrics.json").read_text())
     assert metrics["test"]["accuracy"] > 0.75
     chosen = [trial for trial in metrics["grid"] if trial["chosen"]]
     (line,) = [line for line in out if line.startswith(f"{solver}, ")]
@@ -105,18 +103,8 @@ def test_every_solver_ends_with_a_classifier_and_says_how(cache_dir, tmp_path, c
     steps = [point["step"] for point in metrics["curve"]]
     assert steps == sorted(set(steps))
     assert metrics["solver"] == metrics["settings"]["solver"] == solver
-    report = (tmp_path / "out" / "report.html").read_text()
+    report = (tmp_path / "out" / "latest/report.html").read_text()
     assert ("Hyperparameter search" in report) == (solver != "sgd")
-
-
-def test_what_an_earlier_run_exported_does_not_stay_beside_another_classifier(cache_dir, tmp_path):
-    left = [tmp_path / name for name in ("classifier_int8.tflite", "frozen_graph.pb", "interrupted.npz")]
-    for path in left:
-        path.write_bytes(b"of an earlier run")
-    (tmp_path / "mine.txt").write_text("stays")
-    run.train(quick(cache_dir, tmp_path))
-    assert not any(path.exists() for path in left)
-    assert (tmp_path / "mine.txt").exists()
 
 
 def test_the_default_needs_no_flag(cache_dir, tmp_path, capsys):
@@ -144,8 +132,8 @@ def test_empty_validation_and_test_sets(cache_dir, tmp_path, capsys):
     assert "no photo fell into the validation set" in printed.err
     assert printed.out.splitlines()[-1].startswith("Final test accuracy is unknown: no photo fell into the test set")
     assert "Validation accuracy = unknown (N=0)" in printed.out
-    assert json.loads((tmp_path / "metrics.json").read_text())["test"] is None
-    assert "No test photos" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "latest/metrics.json").read_text())["test"] is None
+    assert "No test photos" in (tmp_path / "latest/report.html").read_text()
 
 
 def test_misclassified_images_are_printed(tmp_path, capsys):

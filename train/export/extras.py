@@ -10,29 +10,27 @@ import numpy as np
 from train.data import photos
 from train.data.split import TEST, TRAIN
 from train.export import lite, tutorial
-from train.export.names import PLACEHOLDER
+from train.export.names import FROZEN_GRAPH, LITE, PLACEHOLDER
 
 if TYPE_CHECKING:
     from train.result import Result
 
-FROZEN_GRAPH = "frozen_graph.pb"
-LITE = {precision: f"classifier_{precision}.tflite" for precision in ("float16", "int8")}
 FILES = (FROZEN_GRAPH, *LITE.values())
 
 
-def write(result: Result) -> dict[str, Any]:
-    """Writes what the settings ask for into output_dir, and prints it; returns the `exports` of metrics.json.
+def write(result: Result, folder: Path) -> dict[str, Any]:
+    """Writes what the settings ask for into `folder`, and prints it; returns the `exports` of metrics.json.
 
     Raises UserError as the functions of `lite` and `tutorial` do.
     """
     settings, exports = result.settings, dict[str, Any]()
     if settings.frozen_graph:
-        path = settings.output_dir / FROZEN_GRAPH
-        tutorial.write_frozen_graph(path, result.cache, result.head, settings.final_tensor_name)
+        path = folder / FROZEN_GRAPH
+        tutorial.frozen_graph(result.cache, settings.final_tensor_name)(path, result.head)
         exports[path.name] = {"output": settings.final_tensor_name, "bytes": path.stat().st_size}
         print(f"{path.name}: {PLACEHOLDER} takes images, {settings.final_tensor_name} has the probabilities")
     if settings.tflite:
-        paths = {precision: settings.output_dir / LITE[precision] for precision in settings.tflite}  # each once
+        paths = {precision: folder / LITE[precision] for precision in settings.tflite}  # each once
         exports |= _write_lite(result, paths)
     return exports
 

@@ -1,9 +1,19 @@
-"""Names in the tutorial's frozen graph: the output's, which a flag chooses, and reserved ones."""
+"""Names: of the files of a classifier, and in the tutorial's frozen graph."""
 
 from __future__ import annotations
 
 import argparse
 import re
+
+SAVED_MODEL = "saved_model"
+LABELS = "labels.txt"
+METRICS = "metrics.json"
+REPORT = "report.html"
+FROZEN_GRAPH = "frozen_graph.pb"
+LITE = {precision: f"classifier_{precision}.tflite" for precision in ("float16", "int8")}
+FILES = (LABELS, METRICS, REPORT, FROZEN_GRAPH, *LITE.values(), SAVED_MODEL)
+# What TensorFlow puts into the folder of a SavedModel, and what macOS puts into any folder.
+IN_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra", ".DS_Store"}
 
 PLACEHOLDER = "Placeholder"  # the input, as in the tutorial
 NETWORK = "network"  # the scope of everything between input and output

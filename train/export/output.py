@@ -6,30 +6,38 @@ import shlex
 from dataclasses import replace
 
 from cache import files
+from cache.errors import UserError
 from train import checkpoint
-from train.export import extras, labels, saved_model
+from train.export import extras, labels, runs, saved_model
+from train.export.names import LABELS, METRICS, REPORT, SAVED_MODEL
 from train.report import metrics, page
 from train.result import Result
 
 
 def write(result: Result) -> None:
-    """Writes all of it, and prints where it is. Raises UserError when it cannot be written."""
-    folder, settings = result.settings.output_dir, result.settings
-    saved_model.write(folder / "saved_model", result.cache, result.head)
-    labels.write(folder / "labels.txt", result.cache.labels)
-    for name in (*extras.FILES, checkpoint.FILE):  # of an earlier run
-        (folder / name).unlink(missing_ok=True)
-    _write_report(result)
+    """Writes all of it as one folder, which appears at once, and prints where it is.
+
+    Raises UserError when it cannot be written. If only what flags ask for cannot, the rest is there all the same.
+    """
+    folder, settings, failure = result.settings.output_dir, result.settings, None
+    with runs.publishing(folder) as run:
+        saved_model.write(run / SAVED_MODEL, result.cache, result.head)
+        labels.write(run / LABELS, result.cache.labels)
+        try:
+            result = replace(result, exports=extras.write(result, run))
+        except UserError as error:
+            failure = error
+            for name in extras.FILES:
+                (run / name).unlink(missing_ok=True)
+        for name, text in ((METRICS, metrics.metrics(result)), (REPORT, page.html(result))):
+            files.write(run / name, text.encode())
+    (folder / checkpoint.FILE).unlink(missing_ok=True)
+    files.sweep([folder], f"{checkpoint.FILE}.*", age=0)
     print(
-        f"{result.how_fitted} in {result.seconds:.1f} s; in {folder}: saved_model/, labels.txt, metrics.json, "
-        "report.html\n"
+        f"{result.how_fitted} in {result.seconds:.1f} s; in {runs.newest(folder)}: {SAVED_MODEL}/, {LABELS}, "
+        f"{METRICS}, {REPORT}\n"
         f"TensorBoard: {settings.logs_dir}\n"
         f"try: python -m train.predict --model {shlex.quote(str(folder))} photo.jpg"
     )
-    if settings.tflite or settings.frozen_graph:
-        _write_report(replace(result, exports=extras.write(result)))
-
-
-def _write_report(result: Result) -> None:
-    for name, text in (("metrics.json", metrics.metrics(result)), ("report.html", page.html(result))):
-        files.write(result.settings.output_dir / name, text.encode())
+    if failure:
+        raise failure

@@ -6,6 +6,9 @@ checkpoint holds the head and nothing else.
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
@@ -18,17 +21,20 @@ from train.export.names import NETWORK, PLACEHOLDER
 from train.solvers.head import Head
 
 
-def write_frozen_graph(path: Path, cache: Cache, head: Head, final_tensor_name: str) -> None:
-    """The tutorial's --output_graph: a frozen GraphDef, without preprocessing, variables or functions.
+def frozen_graph(cache: Cache, final_tensor_name: str) -> Callable[[Path, Head], None]:
+    """Freezes the backbone, once for any number of heads. Returns a function that writes the frozen graph of a head.
 
-    Its placeholder `Placeholder` takes float32 [N, H, W, 3] in [0, 1], and `final_tensor_name` holds the
-    probabilities, float32 [N, C]. Raises UserError when it cannot be written.
+    That is the tutorial's --output_graph: a GraphDef without preprocessing, variables or functions. Its placeholder
+    `Placeholder` takes float32 [N, H, W, 3] in [0, 1], and `final_tensor_name` holds the probabilities, float32 [N, C].
+    The function raises UserError when the graph cannot be written.
     """
     backbone = load_backbone(cache)
+    weights = tf.TensorSpec([cache.backbone.dimension, len(cache.labels)], tf.float32, "weights")
+    biases = tf.TensorSpec([len(cache.labels)], tf.float32, "biases")
 
-    @tf.function(input_signature=[_batch_spec(cache, PLACEHOLDER)], autograph=False)
-    def classify(images: tf.Tensor) -> tf.Tensor:
-        return probabilities(backbone, head, images)
+    @tf.function(input_signature=[_batch_spec(cache, PLACEHOLDER), weights, biases], autograph=False)
+    def classify(images: tf.Tensor, weights: tf.Tensor, biases: tf.Tensor) -> tf.Tensor:
+        return probabilities(backbone, Head(weights, biases), images)
 
     frozen = convert_variables_to_constants_v2(classify.get_concrete_function(), aggressive_inlining=True)
     with tf.Graph().as_default() as graph:
@@ -42,9 +48,21 @@ def write_frozen_graph(path: Path, cache: Cache, head: Head, final_tensor_name: 
         )
         tf.identity(scores, name=final_tensor_name)
     graph_def = graph.as_graph_def()
-    unused = f"{NETWORK}/{frozen.inputs[0].op.name}"  # the imported placeholder, which nothing reads any more
-    graph_def.node.remove(next(node for node in graph_def.node if node.name == unused))
-    files.write(path, graph_def.SerializeToString())
+    # Nothing reads the placeholder of the images any more. Those of the head make room for its constants.
+    inputs = [f"{NETWORK}/{tensor.op.name}" for tensor in frozen.inputs]
+    for node in [node for node in graph_def.node if node.name in inputs]:
+        graph_def.node.remove(node)
+    rest = graph_def.SerializeToString()
+
+    def write(path: Path, head: Head) -> None:
+        constants = tf.compat.v1.GraphDef()
+        for name, values in zip(inputs[1:], (head.weights, head.biases), strict=True):
+            node = constants.node.add(name=name, op="Const")
+            node.attr["dtype"].type = tf.float32.as_datatype_enum
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values, tf.float32))
+        files.write(path, constants.SerializeToString() + rest)  # of two such messages in a row, the nodes add up
+
+    return write
 
 
 def write_saved_model(folder: Path, cache: Cache, head: Head) -> None:
@@ -65,12 +83,17 @@ def write_saved_model(folder: Path, cache: Cache, head: Head) -> None:
 def write_checkpoint(path: Path, head: Head) -> None:
     """The tutorial's --checkpoint_path: a TensorFlow checkpoint of `weights` float32 [D, C] and `biases` float32 [C].
 
-    Raises UserError when it cannot be written.
+    Each of its two files appears whole or not at all. Raises UserError when it cannot be written.
     """
     layer = tf.train.Checkpoint(weights=tf.Variable(head.weights), biases=tf.Variable(head.biases))
     with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        layer.write(str(path))
+        with tempfile.TemporaryDirectory(files.TEMPORARY, f".{path.name}.", path.parent) as folder:
+            layer.write(os.path.join(folder, "layer"))
+            for file in sorted(Path(folder).iterdir()):  # .data-00000-of-00001, then .index
+                files.sync(file)
+                os.replace(file, path.with_name(path.name + file.name.removeprefix("layer")))
+        files.sync(path.parent)
 
 
 def _batch_spec(cache: Cache, name: str) -> tf.TensorSpec:

@@ -7,6 +7,9 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from train.report.tables import MATRIX
 from train.report.text import printable
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ def metrics(result: Result) -> str:
     are in nats.
 
     A number that does not exist is null: the recall of a class without photos, the loss of a head that diverged.
+    `confusion` has a row for each true class, and in it the photos by predicted class. Above MATRIX classes it has the
+    pairs with photos instead, as three lists: the class ids `true` and `predicted`, which count from 0 in the order of
+    `labels`, and the number of `photos`.
     """
     backbone = result.cache.backbone
     train, validation, test = result.counts
@@ -49,7 +55,7 @@ def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
         "count": evaluation.count,
         "precision": evaluation.precision.tolist(),
         "recall": evaluation.recall.tolist(),
-        "confusion": evaluation.confusion.tolist(),
+        "confusion": _confusion(evaluation.confusion),
         "calibration": {
             "ece": calibration.error,
             "count": calibration.counts.tolist(),
@@ -57,6 +63,14 @@ def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
             "confidence": calibration.confidence.tolist(),
         },
     }
+
+
+def _confusion(confusion: np.ndarray) -> list[list[int]] | dict[str, list[int]]:
+    if len(confusion) <= MATRIX:
+        return confusion.tolist()
+    true, predicted = np.nonzero(confusion)
+    photos = confusion[true, predicted]
+    return {"true": true.tolist(), "predicted": predicted.tolist(), "photos": photos.tolist()}
 
 
 def _setting(value: Any) -> Any:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from train.report import charts
 from train.report.charts import Axis, Curve
 from train.report.search import search
-from train.report.tables import Cell, Row, Table
+from train.report.tables import MATRIX, Cell, Row, Table
 from train.report.text import percent, printable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from train.result import Result
 
 MISTAKES = 25  # that the page shows
-MATRIX = 30  # classes above which a list of the most frequent confusions takes the place of the matrix
+CONFUSIONS = 30  # the most frequent ones, which the page shows where there are too many classes for the matrix
 POINTS = 400  # of a curve: more would not be seen
 
 
@@ -201,10 +201,10 @@ def _confusion_matrix(confusion: np.ndarray, labels: Sequence[str]) -> Table:
 
 
 def _confusions(confusion: np.ndarray, labels: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The MATRIX most frequent confusions: true class, predicted class, photos."""
+    """The CONFUSIONS most frequent confusions: true class, predicted class, photos."""
     wrong = confusion.copy()
     wrong.ravel()[:: len(labels) + 1] = 0  # the diagonal
-    order = (-wrong).argsort(axis=None, kind="stable")[:MATRIX].tolist()
+    order = (-wrong).argsort(axis=None, kind="stable")[:CONFUSIONS].tolist()
     pairs = [divmod(place, len(labels)) for place in order]
     return [
         (labels[truth], labels[predicted], f"{wrong[truth, predicted]:,}")

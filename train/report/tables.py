@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MATRIX = 30  # classes above which a confusion matrix is shown and written as the list of its confusions
 # Of the strongest colour: the text on it stays as easy to read as beside it.
 _MOST_OPAQUE = 0.55
 

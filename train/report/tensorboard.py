@@ -149,7 +149,7 @@ def _projector(folder: Path, cache: Cache, rows: np.ndarray, generator: np.rando
 def _delete_events(folder: Path) -> None:
     """Deletes the event files in `folder`, and nothing else."""
     for path in folder.glob("events.out.tfevents.*"):
-        path.unlink()
+        path.unlink(missing_ok=True)  # another training into the same folder may delete them as well
 
 
 def _formatted(vectors: np.ndarray) -> np.ndarray:

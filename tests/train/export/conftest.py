@@ -31,7 +31,7 @@ def model(world):
     """The SavedModel in `moved`."""
     import tensorflow as tf
 
-    return tf.saved_model.load(str(world[0] / "moved" / "saved_model"))
+    return tf.saved_model.load(str(world[0] / "moved" / "latest/saved_model"))
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def inputs_of(opened, rows):
 
 def probabilities_of(root, opened, rows):
     """The SavedModel's, float32 [n, C]."""
-    model = tf.saved_model.load(str(root / "out" / "saved_model"))
+    model = tf.saved_model.load(str(root / "out" / "latest/saved_model"))
     return np.stack([model.classify_images(image[None])["probabilities"][0] for image in inputs_of(opened, rows)])
 
 
@@ -58,7 +58,7 @@ def test_float16_answers_as_the_saved_model_does(world):
     root, result = world
     rows = np.arange(len(result.cache))
     images = inputs_of(result.cache, rows).astype(np.float32) / 255
-    found = answers(root / "out" / "classifier_float16.tflite", images)
+    found = answers(root / "out" / "latest/classifier_float16.tflite", images)
     assert found.dtype == np.float32
     # float16 rounds each weight by 2^-11 of it at most. Here are a layer of twelve numbers of about 1/2 and one of
     # sixteen: scores of about ten move by less than 0.02, and a probability by a quarter of what two scores do.
@@ -68,7 +68,7 @@ def test_float16_answers_as_the_saved_model_does(world):
 def test_int8_takes_pixels_as_they_are_and_mostly_agrees(world):
     root, result = world
     rows = np.arange(len(result.cache))
-    path = root / "out" / "classifier_int8.tflite"
+    path = root / "out" / "latest/classifier_int8.tflite"
     found = answers(path, inputs_of(result.cache, rows))
     assert found.dtype == np.uint8
     expected = probabilities_of(root, result.cache, rows)
@@ -113,14 +113,14 @@ def test_the_weights_take_less_room(tmp_path):
 
 def test_the_accuracy_is_measured_on_the_test_images_beside_the_classifiers(world):
     root, result = world
-    exports = json.loads((root / "out" / "metrics.json").read_text())["exports"]
+    exports = json.loads((root / "out" / "latest/metrics.json").read_text())["exports"]
     rows = np.flatnonzero(result.parts == split.TEST)
     assert len(rows) == result.counts[2]
     labels, images = result.cache.label_ids[rows], inputs_of(result.cache, rows)
     whole = (probabilities_of(root, result.cache, rows).argmax(axis=1) == labels).mean()
     assert 0.4 < whole < 0.95  # there is something to tell apart
     for precision, inputs in (("float16", images.astype(np.float32) / 255), ("int8", images)):
-        path = root / "out" / f"classifier_{precision}.tflite"
+        path = root / "out" / f"latest/classifier_{precision}.tflite"
         accuracy = (answers(path, inputs).argmax(axis=1) == labels).mean()
         assert exports[path.name] == {
             "bytes": path.stat().st_size,
@@ -129,7 +129,7 @@ def test_the_accuracy_is_measured_on_the_test_images_beside_the_classifiers(worl
             "images": len(rows),
             "thumbnails": 0,
         }
-    page = (root / "out" / "report.html").read_text()
+    page = (root / "out" / "latest/report.html").read_text()
     assert f"classifier_int8.tflite</td><td>0.0 MB</td><td>{accuracy:.1%}</td><td>{whole:.1%}</td>" in page
 
 
@@ -163,13 +163,13 @@ def test_a_laptop_uses_the_thumbnails_and_says_so(world, laptop, tmp_path, capsy
     flags = ["--cache_dir", copied, "--output_dir", tmp_path / "out", "--testing_percentage", "40", "--seed", "1"]
     flags += ["--solver", "sgd", "--how_many_training_steps", "50", "--tflite", "int8", "int8"]
     assert console.run(main, [*map(str, flags)]) == 0
-    exports = json.loads((tmp_path / "out" / "metrics.json").read_text())["exports"]
+    exports = json.loads((tmp_path / "out" / "latest/metrics.json").read_text())["exports"]
     assert list(exports) == ["classifier_int8.tflite"]
     assert (exports["classifier_int8.tflite"]["images"], exports["classifier_int8.tflite"]["thumbnails"]) == (40, 40)
     opened = cache.open(copied)
     backbone = tf.saved_model.load(str(opened.backbone_dir))
     pixels = [backbone.decode(tf.constant(content)).numpy() for content in thumbnails.find(opened, seen)]
-    found = answers(tmp_path / "out" / "classifier_int8.tflite", pixels)
+    found = answers(tmp_path / "out" / "latest/classifier_int8.tflite", pixels)
     accuracy = (found.argmax(axis=1) == opened.label_ids[seen]).mean()
     assert exports["classifier_int8.tflite"]["accuracy"] == pytest.approx(accuracy)
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("classifier_int8")]
@@ -181,7 +181,7 @@ def test_of_many_test_photos_some_are_drawn(world, monkeypatch):
     root, result = world
     monkeypatch.setattr(lite, "MOST_TESTED", 7)
     rows = np.flatnonzero(result.parts == split.TEST)
-    files = {"float16": root / "out" / "classifier_float16.tflite"}
+    files = {"float16": root / "out" / "latest/classifier_float16.tflite"}
     assert lite.accuracy(files, result.cache, result.head, rows, 0).images == 7
 
 
@@ -219,7 +219,7 @@ def test_float16_needs_no_picture_and_nothing_else_is_written_to_the_terminal(la
     status, out, errors = forked.run("train.__main__", *flags)  # C++ code writes past sys.stderr
     assert (status, errors) == (0, b"")
     assert b"accuracy unknown: there is neither a photo nor a thumbnail of any test image" in out
-    exports = json.loads((tmp_path / "out" / "metrics.json").read_text())["exports"]
+    exports = json.loads((tmp_path / "out" / "latest/metrics.json").read_text())["exports"]
     assert list(exports["classifier_float16.tflite"]) == ["bytes"]
 
 
@@ -229,7 +229,7 @@ def test_broken_pictures_are_left_out(world, laptop):
     thumbnails.write(directory, [thumbnails.of(index, np.array([4]), [broken])])
     add_thumbnails(world, directory, index, [5])
     opened = cache.open(directory)
-    files = {"float16": world[0] / "out" / "classifier_float16.tflite"}
+    files = {"float16": world[0] / "out" / "latest/classifier_float16.tflite"}
     assert lite.accuracy(files, opened, world[1].head, np.array([4, 5]), 0).images == 1
     assert lite.accuracy(files, opened, world[1].head, np.array([4]), 0) is None
     with pytest.raises(UserError, match="none of the sample can be read"):
@@ -255,9 +255,9 @@ def test_a_network_that_does_not_fit_is_named_and_the_rest_is_written(world, tmp
     assert console.run(main, [*map(str, flags), "--tflite", "float16"]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "TensorFlow Lite cannot hold tiny as float16 (it has no Digamma); leave out --tflite" in line
-    assert not (tmp_path / "out" / "classifier_float16.tflite").exists()
+    assert not (tmp_path / "out" / "latest/classifier_float16.tflite").exists()
     for name in ("saved_model/saved_model.pb", "labels.txt", "metrics.json", "report.html"):
-        assert (tmp_path / "out" / name).exists()
+        assert (tmp_path / "out" / "latest" / name).exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(world, tmp_path):
@@ -274,8 +274,8 @@ def test_the_frozen_graph_answers_as_the_saved_model_does(world, tmp_path):
     flags = ["--cache_dir", root / "cache", "--output_dir", tmp_path / "out", "--l2", "0.01"]
     flags += ["--frozen_graph", "--final_tensor_name", "softmax/mine"]
     assert console.run(main, [*map(str, flags)]) == 0
-    exports = json.loads((tmp_path / "out" / "metrics.json").read_text())["exports"]
-    path = tmp_path / "out" / "frozen_graph.pb"
+    exports = json.loads((tmp_path / "out" / "latest/metrics.json").read_text())["exports"]
+    path = tmp_path / "out" / "latest/frozen_graph.pb"
     assert exports == {"frozen_graph.pb": {"output": "softmax/mine", "bytes": path.stat().st_size}}
     rows = np.arange(5)
     inputs = inputs_of(result.cache, rows).astype(np.float32) / 255
@@ -288,8 +288,8 @@ def test_the_frozen_graph_answers_as_the_saved_model_does(world, tmp_path):
 
 def test_nothing_is_made_that_was_not_asked_for(world, tmp_path):
     run.train(quick(world[0] / "cache", tmp_path / "out", how_many_training_steps=20))
-    assert not [*(tmp_path / "out").glob("*.tflite"), *(tmp_path / "out").glob("*.pb")]
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["exports"] == {}
+    assert not [*(tmp_path / "out" / "latest").glob("*.tflite"), *(tmp_path / "out" / "latest").glob("*.pb")]
+    assert json.loads((tmp_path / "out" / "latest/metrics.json").read_text())["exports"] == {}
 
 
 @pytest.mark.parametrize("flags", [["--tflite"], ["--tflite", "int4"], ["--final_tensor_name", "Placeholder"]])

@@ -20,7 +20,7 @@ def test_the_tutorials_forms_give_the_same_probabilities(world, model, photos, t
     inputs = inputs_of(world, paths)
     expected = model.classify([path.read_bytes() for path in paths])["probabilities"].numpy()
 
-    tutorial.write_frozen_graph(tmp_path / "new" / "graph.pb", opened, result.head, "final_result")
+    tutorial.frozen_graph(opened, "final_result")(tmp_path / "new" / "graph.pb", result.head)
     graph_def = tf.compat.v1.GraphDef.FromString((tmp_path / "new" / "graph.pb").read_bytes())
     assert not graph_def.library.function
     assert not {node.op for node in graph_def.node} & {
@@ -45,7 +45,7 @@ def test_the_tutorials_forms_give_the_same_probabilities(world, model, photos, t
 @pytest.mark.parametrize("name", ["Placeholder_of_mine", "softmax/final", "Softmax", "MatMul"])
 def test_the_output_of_the_frozen_graph_has_the_name_that_was_asked_for(world, tmp_path, name):
     _, opened, result = world
-    tutorial.write_frozen_graph(tmp_path / "graph.pb", opened, result.head, name)
+    tutorial.frozen_graph(opened, name)(tmp_path / "graph.pb", result.head)
     graph_def = tf.compat.v1.GraphDef.FromString((tmp_path / "graph.pb").read_bytes())
     (output,) = {node.name for node in graph_def.node} - {
         i.split(":")[0] for node in graph_def.node for i in node.input
@@ -67,7 +67,7 @@ def test_a_place_that_cannot_be_written_is_named(world, tmp_path):
     (tmp_path / "file").write_text("")
     for write in (
         lambda: tutorial.write_saved_model(tmp_path / "file" / "model", opened, result.head),
-        lambda: tutorial.write_frozen_graph(tmp_path / "file" / "graph.pb", opened, result.head, "final_result"),
+        lambda: tutorial.frozen_graph(opened, "final_result")(tmp_path / "file" / "graph.pb", result.head),
         lambda: tutorial.write_checkpoint(tmp_path / "file" / "layer", result.head),
     ):
         with pytest.raises(UserError, match=f"cannot write {tmp_path}/file/"):

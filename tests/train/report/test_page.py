@@ -132,7 +132,7 @@ class Page(HTMLParser):
 
 
 def test_the_report_has_the_numbers(trained):
-    page = Page((trained.settings.output_dir / "report.html").read_text())
+    page = Page((trained.settings.output_dir / "latest/report.html").read_text())
     assert f"Final test accuracy {trained.test.accuracy:.1%}" in page.text
     for label in small_cache.LABELS:
         assert page.text.count(label) >= 3  # a row and a column of the matrix, a row of the classes
@@ -304,7 +304,7 @@ def images_of(page):
 
 
 def test_each_mistake_has_the_picture_that_the_backbone_makes_of_it(trained):
-    page = Page((trained.settings.output_dir / "report.html").read_text())
+    page = Page((trained.settings.output_dir / "latest/report.html").read_text())
     shown = images_of(page)
     assert len(shown) == min(len(trained.test.mistakes), 25) > 5
     for image in shown:
@@ -351,7 +351,7 @@ def strict(text):
 
 
 def test_metrics_hold_what_the_report_shows(trained):
-    content = strict((trained.settings.output_dir / "metrics.json").read_text())
+    content = strict((trained.settings.output_dir / "latest/metrics.json").read_text())
     test, calibration = trained.test, trained.test.calibration
     assert content["solver"] == "sgd"
     assert content["grid"] == []
@@ -495,7 +495,7 @@ def test_every_report_is_complete_and_legible_in_a_browser(trained, page, tmp_pa
 
 @browser.needs_chromium
 def test_the_colours_follow_the_readers_scheme(trained, page):
-    path = trained.settings.output_dir / "report.html"
+    path = trained.settings.output_dir / "latest/report.html"
     grounds = []
     for dark in (False, True):
         page.open(path, dark=dark)
@@ -505,7 +505,7 @@ def test_the_colours_follow_the_readers_scheme(trained, page):
 
 @browser.needs_chromium
 def test_each_mistake_is_shown_by_its_own_picture(trained, page):
-    page.open(trained.settings.output_dir / "report.html")
+    page.open(trained.settings.output_dir / "latest/report.html")
     shown = page.ask(PICTURES)
     worst = trained.test.mistakes[np.argsort(-trained.test.probabilities, kind="stable")[:25]]
     assert len(worst) > 5, "a test of pictures needs some"

@@ -189,10 +189,9 @@ def test_a_full_disk_of_the_logs_costs_only_the_logs(cache_dir, tmp_path, disk, 
     assert console.run(main, flags) == 0
     events = [path for name in ("train", "validation") for path in (disk / name).glob("events*")]
     pages = sum(-(-path.stat().st_size // 4096) for path in events) if has_room_for_curves else 0
-    for path in (*disk.iterdir(), tmp_path / "out" / "saved_model"):
+    for path in disk.iterdir():
         shutil.rmtree(path)
-    for name in ("labels.txt", "metrics.json", "report.html"):
-        (tmp_path / "out" / name).unlink()
+    before = (tmp_path / "out" / "latest").resolve()
     fill_up(disk)
     os.truncate(disk / "ballast", (disk / "ballast").stat().st_size - 4096 * pages)
     capsys.readouterr()
@@ -206,8 +205,9 @@ def test_a_full_disk_of_the_logs_costs_only_the_logs(cache_dir, tmp_path, disk, 
     assert last.endswith("; TensorBoard lacks the test's figures")
     assert [line.endswith("; TensorBoard's curves end here") for line in curves] == [True] * (not pages)
     assert ("accuracy" in events_in(disk / "train").Tags()["tensors"]) == has_room_for_curves
+    assert (tmp_path / "out" / "latest").resolve() != before
     for name in ("saved_model/saved_model.pb", "labels.txt", "metrics.json", "report.html"):
-        assert (tmp_path / "out" / name).stat().st_size > 0
+        assert (tmp_path / "out" / "latest" / name).stat().st_size > 0
 
 
 def test_a_disk_that_fills_up_ends_the_curves_but_not_the_fit(cache_dir, tmp_path, disk, capsys):

@@ -6,13 +6,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cache import console
 from cache.errors import CacheError
-
-if TYPE_CHECKING:
-    from cache.verify import Damage
 
 COMMANDS = {
     "info": "print what is in the cache: photos, classes, shards, thumbnails, module, engine and precision, rejected "
@@ -20,7 +17,11 @@ COMMANDS = {
     "verify": "read every byte and compare it with its checksum; exit status 2 if any differs",
     "compact": "merge small shards and drop the bottlenecks and thumbnails that no photo uses any more; training and "
     "extraction may go on meanwhile",
+    "near": "print the photos whose bottlenecks are nearest to those of photos in the cache, with the cosine of the "
+    "angle between them: 1 for the same picture",
+    "duplicates": "print the photos that are there twice: equal files, and pairs whose bottlenecks are nearly the same",
 }
+FOR_ONE_FOLDER = ("near", "duplicates")  # the others look at the augmentations, too
 
 
 def parser() -> console.Parser:
@@ -46,6 +47,25 @@ def parser() -> console.Parser:
                 action="store_true",
                 help="drop exactly the damaged rows and files, so that the next extraction makes them again",
             )
+        if name == "near":
+            one.add_argument(
+                "photos",
+                nargs="+",
+                metavar="PHOTO",
+                default=argparse.SUPPRESS,
+                help="a photo of the cache: its path, or the end of it below the folder that was extracted",
+            )
+            one.add_argument("--count", type=console.positive, default=10, help="how many of the nearest to print")
+        if name == "duplicates":
+            one.add_argument(
+                "--cosine",
+                type=console.positive_float,
+                default=0.9,
+                help="of two photos that are nearly the same, at least: 0.9 finds most mirrored and cropped copies",
+            )
+            one.add_argument(
+                "--count", type=console.positive, default=100, help="how many pairs to print, nearest first"
+            )
     return flags
 
 
@@ -56,50 +76,40 @@ def main(arguments: list[str] | None = None) -> None:
     found = layout.directories(Path(flags.directory))
     if not found:
         raise CacheError(f"{flags.directory} holds no bottlenecks; give the --cache_dir of an extraction")
-    if flags.command == "verify" and flags.repair:
-        work = _repair
-    else:
-        work = {"info": _info, "verify": _verify, "compact": _compact}[flags.command]
+    commands = {"info": _info, "verify": _verify, "compact": _compact, "near": _near, "duplicates": _duplicates}
+    if flags.command not in FOR_ONE_FOLDER:
+        found = [folder for plain in found for folder in (plain, *layout.augmentations(plain))]
     results = []
-    for directory in [folder for plain in found for folder in (plain, *layout.augmentations(plain))]:
-        content, lines = work(directory)
+    for directory in found:
+        content, lines = commands[flags.command](directory, flags)
         results.append(content)
         if not flags.json:
             print("\n".join(lines))
     if flags.json:
         print(json.dumps(results, indent=2))
-    damaged = [content["directory"] for content in results if content.get("sound") is False]
-    if damaged and not flags.repair:
+    damaged = [content["directory"] for content in results if content.get("sound") is False and not content["repaired"]]
+    if damaged:
         raise CacheError(
             f"{', '.join(damaged)} is damaged; `python -m cache verify --repair {flags.directory}` drops exactly what "
             "is damaged, and the next extraction makes it again"
         )
 
 
-def _info(directory: Path) -> tuple[dict[str, Any], list[str]]:
+def _info(directory: Path, flags: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from cache import info
 
     content = info.describe(directory)
     return content, info.lines(content)
 
 
-def _verify(directory: Path) -> tuple[dict[str, Any], list[str]]:
-    from cache import verify
+def _verify(directory: Path, flags: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    from cache import repair, verify
 
-    return _report(directory, verify.find(directory), repaired=False)
-
-
-def _repair(directory: Path) -> tuple[dict[str, Any], list[str]]:
-    from cache import repair
-
-    return _report(directory, repair.repair(directory), repaired=True)
-
-
-def _report(directory: Path, found: list[Damage], repaired: bool) -> tuple[dict[str, Any], list[str]]:
+    found = repair.repair(directory) if flags.repair else verify.find(directory)
     content = {
         "directory": str(directory),
         "sound": not found,
-        "repaired": repaired and bool(found),
+        "repaired": flags.repair and bool(found),
         "damage": [
             {
                 "path": str(damage.path),
@@ -111,11 +121,11 @@ def _report(directory: Path, found: list[Damage], repaired: bool) -> tuple[dict[
     }
     if not found:
         return content, [f"{directory}: sound"]
-    end = [f"{directory}: repaired; the next extraction makes again what was dropped"] if repaired else []
+    end = [f"{directory}: repaired; the next extraction makes again what was dropped"] if flags.repair else []
     return content, [*map(str, found), *end]
 
 
-def _compact(directory: Path) -> tuple[dict[str, Any], list[str]]:
+def _compact(directory: Path, flags: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from cache import compact, layout
 
     if not (directory / layout.INDEX).exists():  # an extraction that has not ended is no reason to fail for the others
@@ -137,6 +147,54 @@ def _compact(directory: Path) -> tuple[dict[str, Any], list[str]]:
         parts.append(f"{console.counted(result.thumbnails_dropped, 'unused thumbnail')} dropped")
     parts.append(f"{result.bytes_freed / 1e6:,.1f} MB freed")
     return content, [f"{directory}: {', '.join(parts)}"]
+
+
+def _near(directory: Path, flags: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    from cache import near, reader
+
+    cache = reader.open(directory)
+    rows = near.rows_of(cache, flags.photos)
+    # One more, since the nearest to each photo is the photo itself.
+    found, cosines = near.nearest(cache, cache.bottlenecks(rows), flags.count + 1)
+    content: dict[str, Any] = {"directory": str(directory), "photos": []}
+    lines = []
+    for row, others, scores in zip(rows.tolist(), found, cosines, strict=True):
+        is_other = others != row
+        neighbours = [
+            {**near.photo(cache, other), "cosine": score}
+            for other, score in zip(others[is_other].tolist(), scores[is_other].tolist(), strict=True)
+        ][: flags.count]
+        content["photos"].append({**near.photo(cache, row), "nearest": neighbours})
+        lines.append("{path}  {label}".format(**near.photo(cache, row)))
+        lines += ["  {cosine:.3f}  {path}  {label}".format(**neighbour) for neighbour in neighbours]
+    return content, lines
+
+
+def _duplicates(directory: Path, flags: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    from cache import near, reader
+
+    cache = reader.open(directory)
+    groups = [[near.photo(cache, row) for row in group.tolist()] for group in near.copies(cache)]
+    pairs = near.pairs(cache, flags.cosine, flags.count)
+    similar = [
+        {"photos": [near.photo(cache, first), near.photo(cache, second)], "cosine": score}
+        for first, second, score in zip(
+            pairs.first.tolist(), pairs.second.tolist(), pairs.cosines.tolist(), strict=True
+        )
+    ]
+    content = {"directory": str(directory), "equal": groups, "similar": similar, "similar_pairs": pairs.total}
+    lines = [f"{directory}: {console.counted(len(groups), 'group')} of equal files"]
+    for group in groups:
+        lines += ["  {path}  {label}".format(**photo) for photo in group]
+        lines.append("")
+    printed = f", of which the {len(similar)} nearest" if len(similar) < pairs.total else ""
+    counted = console.counted(pairs.total, "pair")
+    lines.append(f"{counted} of other photos with a cosine of at least {flags.cosine:g}{printed}")
+    for pair in similar:
+        first, second = pair["photos"]
+        apart = "" if first["label"] == second["label"] else f"  labels: {first['label']}, {second['label']}"
+        lines.append(f"  {pair['cosine']:.3f}  {first['path']}  {second['path']}{apart}")
+    return content, lines
 
 
 def script() -> int:

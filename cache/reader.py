@@ -113,6 +113,14 @@ class Cache:
             mapped = self.shards[shard_ids[start]].rows.bottlenecks
             hdf5.will_need(mapped[shard_rows[start] : shard_rows[stop - 1] + 1])
 
+    def fingerprints(self) -> np.ndarray:
+        """uint64 [N]: the fingerprint of each photo's file. Equal files have equal ones."""
+        values = np.empty(len(self), np.uint64)
+        for number, opened in enumerate(self.shards):
+            places = self.index.shard_ids == number
+            values[places] = opened.rows.fingerprints[self.index.shard_rows[places]]
+        return values
+
     def used_rows(self) -> np.ndarray:
         """int64 [S]: how many rows of each shard are the bottleneck of some photo. Copies of a photo share one."""
         keys = np.unique(self.index.shard_ids.astype(np.int64) << 32 | self.index.shard_rows)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import UserError
+from cache.labels import normalise
 from cache.strings import Strings
-from extract.sources.folder import normalise
 from train.data import split
 
 PATHS = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1), max_size=30)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 
@@ -24,30 +23,27 @@ def of_folders(folders: Sequence[str]) -> list[str]:
     """The label of each class folder, all different; `folders` are different paths below image_dir.
 
     It is the tutorial's form. It is the path itself where that form would lose letters (`café`), leave nothing of a
-    name (`++`), or be that of another folder, too (`C++` and `C#`); of the last a warning says so. Raises UserError for
-    a path with control characters that would be a label: a line end would make two labels of one.
+    name (`++`), or be that of another folder, too (`C++` and `C#`). Raises UserError for a path with control characters
+    that would be a label: a line end would make two labels of one.
     """
-    forms = [normalise(folder) for folder in folders]
-    counts = Counter(forms)
-    fails = [_loses_something(folder) for folder in folders]
-    labels = [
-        folder if counts[form] > 1 or loses else form for folder, form, loses in zip(folders, forms, fails, strict=True)
-    ]
-    for label in labels:
-        if _CONTROLS.search(label):
-            raise UserError(f"class folder {label!r} has a control character in its name; rename it")
-    alike: dict[str, list[str]] = {}  # only these may have been meant as one class
-    for folder, form, loses in zip(folders, forms, fails, strict=True):
-        if not loses:
-            alike.setdefault(form, []).append(folder)
-    for form, same in alike.items():
-        if len(same) > 1:
-            warnings.warn(
-                f"the label {form!r} would be that of {len(same)} class folders, such as {same[0]!r} and {same[1]!r}, "
-                "so each has its own name as its label; merge them if they are one class",
-                stacklevel=3,
-            )
+    counts = Counter(map(normalise, folders))
+    labels = []
+    for folder in folders:
+        form = normalise(folder)
+        labels.append(folder if counts[form] > 1 or _loses_something(folder) else form)
+        if _CONTROLS.search(labels[-1]):
+            raise UserError(f"class folder {folder!r} has a control character in its name; rename it")
     return labels
+
+
+def alike(folders: Sequence[str]) -> list[list[str]]:
+    """Groups of folders that may have been meant as one class: their labels in the tutorial's form lose nothing, and
+    are the same."""
+    groups: dict[str, list[str]] = {}
+    for folder in folders:
+        if not _loses_something(folder):
+            groups.setdefault(normalise(folder), []).append(folder)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _loses_something(folder: str) -> bool:

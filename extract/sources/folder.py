@@ -42,6 +42,12 @@ def list_photos(image_dir: str | os.PathLike) -> Photos:
         sizes.append(np.array(files.sizes, np.int64)[order])
         mtimes.append(np.array(files.mtimes, np.int64)[order])
     labels = class_labels.of_folders(folders)
+    for first, second, *more in class_labels.alike(folders):
+        warnings.warn(
+            f"class folders {first!r} and {second!r}{f' and {len(more)} more' if more else ''} differ by case or "
+            "punctuation alone, so each has its own name as its label; merge them if they are one class",
+            stacklevel=2,
+        )
     ordered = sorted(labels)
     if not ordered:
         raise UserError(f"image_dir {root} has no subfolder with photos; make one for each class")

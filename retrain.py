@@ -42,7 +42,8 @@ TRAIN_FLAGS = (
 AUGMENT = 5
 
 DESCRIPTION = f"""Extracts bottlenecks of the photos below --image_dir and trains a classifier on them, as TensorFlow's
-image retraining tutorial does, with its flags. It is `python -m extract` followed by `python -m train`. With a random
+image retraining tutorial does, with its flags. Each subfolder is a class; folders train/ and test/ above the classes
+are taken as the split. It is `python -m extract` followed by `python -m train`. With a random
 change of photos, such as --random_crop, the network runs on {AUGMENT} augmentations of each photo, once; their
 bottlenecks are kept, too."""
 
@@ -214,8 +215,7 @@ def _train(flags: argparse.Namespace, directory: Path) -> None:
     settings = TrainSettings(
         cache_dir=directory,
         output_dir=flags.output_graph.parent,
-        split="hash",  # the tutorial's only split, and its only solver
-        solver="sgd",
+        solver="sgd",  # the tutorial's only one
         **{name: getattr(flags, name) for name in TRAIN_FLAGS},
         use_augmentations=any(getattr(flags, name) for name in CHANGES),
         summaries_dir=flags.summaries_dir,

@@ -10,7 +10,7 @@ from train import checkpoint
 from train.checkpoint import Checkpoint
 from train.data import photos
 from train.data.dataset import open_split
-from train.data.split import TRAIN, VALIDATION
+from train.data.parts import TRAIN, VALIDATION
 from train.result import Fitting, Result, final_line, print_mistakes
 from train.settings import TrainSettings
 from train.solvers.problem import Progress

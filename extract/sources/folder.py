@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -12,28 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
+from cache import labels as class_labels
 from cache.errors import UserError, first_line
 from cache.photos import NOT_A_FILE, Photos
 from cache.strings import Strings
-
-
-def normalise(folder: str) -> str:
-    """The label of a class folder, as the tutorial makes it: lower case, with a space for each run of characters other
-    than a to z and 0 to 9."""
-    return re.sub(r"[^a-z0-9]+", " ", folder.lower())
 
 
 def list_photos(image_dir: str | os.PathLike) -> Photos:
     """Every file in the class folders of `image_dir`. Hidden files and folders are skipped.
 
     Raises UserError for a folder that is missing or cannot be listed, for fewer than two classes, for an empty class
-    folder, and for two folders with the same label.
+    folder, and for one whose name cannot be a label.
     """
     root = Path(image_dir).expanduser()
     if not root.is_dir():
         raise UserError(f"image_dir {root} is not a folder; give one that has a subfolder of photos for each class")
-    folders: dict[str, str] = {}  # label -> folder
-    paths, sizes, mtimes, counts, labels = [], [], [], [], []
+    folders, paths, sizes, mtimes, counts = [], [], [], [], []
     for folder, files in _walk(root, "", ()):
         if folder == "":
             if files.names:
@@ -41,22 +34,20 @@ def list_photos(image_dir: str | os.PathLike) -> Photos:
                     f"{len(files.names)} files lie in {root} itself, in no class folder: left out", stacklevel=2
                 )
             continue
-        label = normalise(folder)
-        if not label.strip():
-            raise UserError(f"class folder {root / folder} has no letter a-z or digit in its name; rename it")
-        if label in folders:
-            raise UserError(
-                f"class folders {root / folders[label]} and {root / folder} both have the label {label!r}; "
-                "rename or merge them"
-            )
-        folders[label] = folder
-        labels.append(label)
+        folders.append(folder)
         counts.append(len(files.names))
         below = os.fsencode(folder) + b"/"
         order = sorted(range(len(files.names)), key=files.names.__getitem__)
         paths.append(Strings.of_encoded([below + files.names[place] for place in order]))
         sizes.append(np.array(files.sizes, np.int64)[order])
         mtimes.append(np.array(files.mtimes, np.int64)[order])
+    labels = class_labels.of_folders(folders)
+    for first, second, *more in class_labels.alike(folders):
+        warnings.warn(
+            f"class folders {first!r} and {second!r}{f' and {len(more)} more' if more else ''} differ by case or "
+            "punctuation alone, so each has its own name as its label; merge them if they are one class",
+            stacklevel=2,
+        )
     ordered = sorted(labels)
     if not ordered:
         raise UserError(f"image_dir {root} has no subfolder with photos; make one for each class")
@@ -64,11 +55,11 @@ def list_photos(image_dir: str | os.PathLike) -> Photos:
         raise UserError(
             f"image_dir {root} has only one class, {ordered[0]!r}; a classifier needs two or more subfolders"
         )
-    rank = {label: i for i, label in enumerate(ordered)}
+    rank, folder_of = {label: i for i, label in enumerate(ordered)}, dict(zip(labels, folders, strict=True))
     return Photos(
         image_dir=root,
         labels=ordered,
-        folders=[folders[label] for label in ordered],
+        folders=[folder_of[label] for label in ordered],
         paths=Strings.concatenate(paths),
         sizes=np.concatenate(sizes),
         mtimes=np.concatenate(mtimes),

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import UserError
+from cache.labels import normalise, of_folders
 from cache.photos import NOT_A_FILE
-from extract.sources.folder import list_photos, normalise
+from extract.sources.folder import list_photos
 
 
 def touch(root, *names):
@@ -71,9 +72,7 @@ def test_pipes_are_marked_as_no_files_and_a_dead_link_is_listed(tmp_path):
     [
         ([], "no subfolder"),
         (["a/1.jpg"], "only one class, 'a'"),
-        (["Red-Roses/1.jpg", "red_roses/2.jpg"], r"Red-Roses and .*red_roses both have the label 'red roses'"),
-        (["x/red roses/1.jpg", "x_red/roses/2.jpg"], "x/red roses and .*x_red/roses both"),
-        (["日本/1.jpg", "b/2.jpg"], "日本 has no letter"),
+        (["猫/1.jpg", "狗\n/2.jpg"], r"class folder '狗\\n' has a control character in its name; rename it"),
     ],
 )
 def test_folders_that_are_no_classes_are_named_in_the_error(tmp_path, names, message):
@@ -88,6 +87,54 @@ def test_an_empty_class_folder_and_a_missing_image_dir_are_named_in_the_error(tm
         list_photos(root)
     with pytest.raises(UserError, match="nowhere is not a folder"):
         list_photos(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        {"猫": "猫", "狗": "狗", "birds": "birds"},
+        {"Кошка 2024": "Кошка 2024", "Собака 2024": "Собака 2024"},
+        {"Кошка": "Кошка", "Wild/Кошка 1": "Wild/Кошка 1", "Wild/Dog": "wild dog"},
+        {"café": "café", "caf": "caf", "cafe\u0301": "cafe\u0301", "Café-2": "Café-2"},
+        {"C++": "C++", "C#": "C#", "Rust": "rust"},
+        {"C++": "C++", "C#": "C#", "c ": "c ", "c": "c"},  # a name that is the others' form
+        {"++": "++", "C++": "c ", "Wild/++": "Wild/++", "wild": "wild"},
+        {"Red-Roses": "Red-Roses", "red_roses": "red_roses", "red roses": "red roses"},
+        {"x/red roses": "x/red roses", "x_red/roses": "x_red/roses"},
+        {"roses \u2013 red!": "roses red ", "🐱 cats": " cats", "🐶": "🐶"},  # no letter is lost, or all is
+        {os.fsdecode(b"caf\xe9"): os.fsdecode(b"caf\xe9"), "x²": "x²"},
+    ],
+    ids=" ".join,
+)
+def test_a_folder_keeps_its_name_as_label_where_the_tutorials_form_fails(tmp_path, folders):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        photos = list_photos(touch(tmp_path, *(f"{folder}/1.jpg" for folder in folders)))
+    assert photos.labels == sorted(folders.values())
+    labels = (photos.labels[label_id] for label_id in photos.label_ids)
+    assert dict(zip((path.rpartition("/")[0] for path in photos.paths), labels, strict=True)) == folders
+    assert [folders[folder] for folder in photos.folders] == photos.labels
+
+
+def test_a_warning_names_folders_that_may_be_one_class(tmp_path):
+    root = touch(tmp_path, *(f"{name}/1.jpg" for name in ("Red", "red", "RED", "猫", "狗", "Кот 1", "Пёс 1")))
+    with pytest.warns(UserWarning) as warned:
+        list_photos(root)
+    (warning,) = map(str, (one.message for one in warned))
+    assert warning.startswith("class folders 'RED' and 'Red' and 1 more differ by case or punctuation alone, so each")
+
+
+NAMES = st.text("aé猫B+# 1", min_size=1, max_size=3).filter(lambda name: not name.startswith("."))
+
+
+@given(st.sets(st.lists(NAMES, min_size=1, max_size=2).map("/".join), min_size=1))
+def test_labels_differ_whatever_the_folders(folders):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        labels = dict(zip(folders, of_folders(list(folders)), strict=True))
+        assert dict(zip(sorted(folders), of_folders(sorted(folders)), strict=True)) == labels
+    assert len(set(labels.values())) == len(folders)
+    assert all(label in (folder, normalise(folder)) for folder, label in labels.items())
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"])))

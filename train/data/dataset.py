@@ -14,7 +14,8 @@ from cache import layout, reader, verify
 from cache.errors import CacheError, UserError
 from cache.reader import Cache
 from train.data import split as splits
-from train.data.split import TEST, TRAIN, VALIDATION, Split
+from train.data.parts import TEST, TRAIN, VALIDATION
+from train.data.split import Split
 from train.random_streams import RandomStream
 from train.settings import TrainSettings
 

@@ -14,15 +14,10 @@ import numpy as np
 
 from cache.errors import UserError, first_line
 from cache.strings import ABSENT, Lookup, Strings
+from train.data import folders
+from train.data.folders import Layout
+from train.data.parts import LEFT_OUT, NAMES, TEST, TRAIN, VALIDATION, WORDS
 from train.report.text import printable
-
-TRAIN, VALIDATION, TEST, LEFT_OUT = 0, 1, 2, 3
-NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
-PARTS = {  # the names that a folder or a line of a file may use
-    **dict.fromkeys(("train", "training"), TRAIN),
-    **dict.fromkeys(("validation", "valid", "val"), VALIDATION),
-    **dict.fromkeys(("test", "testing"), TEST),
-}
 
 FEW_PHOTOS = 20  # a class of fewer is too small for the tutorial's percentages
 _BUCKETS = 1 << 27  # how many values the tutorial's hash of a path has
@@ -69,8 +64,8 @@ def split(
 
     `how` is one of
     - `hash`;
-    - `folders`, for photos such as `train/roses/a.jpg` with the label `train roses`; their class is then `roses`;
-    - `auto`: `folders` if every photo lies in such folders, otherwise `hash`;
+    - `folders`, for photos such as `train/roses/a.jpg`, whose class is then `roses`, see `folders.choose`;
+    - `auto`: `folders` if that can be, otherwise `hash`;
     - the path of a file, see `read_file`.
     A part that no folder or line names is held back from the training photos by the hash; the percentages are shares of
     these photos. Raises UserError if there is nothing to learn from, and for folders and files that are no split.
@@ -80,13 +75,17 @@ def split(
             f"class {labels[empty[0]]!r} has no photo in the cache; add photos and run the extraction again"
         )
     names, parts, by_user = labels, np.full(len(paths), TRAIN, np.uint8), False
-    if how not in ("auto", "hash", "folders"):
-        parts, by_user = read_file(Path(how), paths), True
-    elif how != "hash" and (folders := _folders(how, paths, labels, label_ids)):
-        names, parts, by_user = folders[0], folders[1][label_ids], True
-        how = "folders"
+    one_photo = np.zeros(len(labels), np.int64)  # of each label: all photos of a label lie in one folder
+    one_photo[label_ids] = np.arange(len(label_ids))
+    examples = list(paths.take(one_photo))
+    if how in ("auto", "folders"):
+        if layout := folders.choose(how, labels, examples):
+            names, parts, by_user = layout.classes, _by_folders(layout, labels, label_ids), True
+        how = "folders" if layout else "hash"
     else:
-        how = "hash"
+        folders.warn_of_parts(labels, examples)
+        if how != "hash":
+            parts, by_user = read_file(Path(how), paths), True
     labels, label_ids = _classes(names, label_ids, parts)
     if by_user:
         _check_chosen(how, labels, label_ids, parts)
@@ -206,32 +205,19 @@ def check_classes(labels: Sequence[str], label_ids: np.ndarray, parts: np.ndarra
             _warn(f"no {NAMES[part]} photo, so nothing shows how well they do", labels, in_part == 0, counts)
 
 
-def _folders(
-    how: str, paths: Strings, labels: Sequence[str], label_ids: np.ndarray
-) -> tuple[list[str], np.ndarray] | None:
-    """Each label without the part that it begins with, and that part, uint8 [C].
-
-    None if `how` is `auto` and the folders are no split. Raises UserError if it is `folders` and they are none.
-    """
-    one_photo = np.zeros(len(labels), np.int64)  # of each label: all photos of a label lie in one folder
-    one_photo[label_ids] = np.arange(len(label_ids))
-    names, parts, outside = [], [], []
-    for label, path in zip(labels, paths.take(one_photo), strict=True):
-        top = path.partition("/")[0].lower()
-        name = label.removeprefix(f"{top} ")
-        if top in PARTS and name != label and name.strip():
-            names.append(name)
-            parts.append(PARTS[top])
-        else:
-            outside.append(path)
-    if not outside and TRAIN in parts:
-        return names, np.array(parts, np.uint8)
-    problem = f"{outside[0]!r} lies in no class folder below train/, validation/ or test/" if outside else "no train/"
-    if how == "folders":
-        raise UserError(f"--split folders: {problem}; move it and run the extraction again, or choose --split hash")
-    if outside and TRAIN in parts and len(set(parts)) > 1:
-        print(f"warning: the folders are not used as a split: {problem}", file=sys.stderr)
-    return None
+def _by_folders(layout: Layout, labels: Sequence[str], label_ids: np.ndarray) -> np.ndarray:
+    """uint8 [N]: the part of each photo. Those without a class to learn are left out, and a warning counts them."""
+    parts, counts = layout.parts.copy(), np.bincount(label_ids, minlength=len(labels))
+    _warn("left out, since no class folder holds the photos", labels, parts == LEFT_OUT, counts)
+    trained = set(itertools.compress(layout.classes, parts == TRAIN))
+    unknown: dict[str, int] = {}
+    for i, name in enumerate(layout.classes):
+        if parts[i] != LEFT_OUT and name not in trained:
+            unknown[name] = unknown.get(name, 0) + int(counts[i])
+            parts[i] = LEFT_OUT
+    problem = "left out of validation and test, since there is no photo of the class to train on"
+    _warn(problem, [*unknown], np.ones(len(unknown), bool), np.array([*unknown.values()], int))
+    return parts[label_ids]
 
 
 def _classes(names: Sequence[str], label_ids: np.ndarray, parts: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -270,7 +256,7 @@ def _rows(file: Path) -> Iterator[tuple[int, str, int]]:
             for number, row in enumerate(reader):
                 if not row or (number == 0 and [column.strip().lower() for column in row] == ["path", "part"]):
                     continue
-                part = PARTS.get(row[-1].strip().lower())
+                part = WORDS.get(row[-1].strip().lower())
                 if len(row) != 2 or part is None:
                     raise UserError(f"{file}, line {reader.line_num}: cannot read {','.join(row)[:100]!r}; {remedy}")
                 yield reader.line_num, row[0], part

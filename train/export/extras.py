@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from train.data import photos
-from train.data.split import TEST, TRAIN
+from train.data.parts import TEST, TRAIN
 from train.export import lite, tutorial
 from train.export.names import FROZEN_GRAPH, LITE, PLACEHOLDER
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import UserError
+from cache.labels import normalise, of_folders
 from cache.strings import Strings
-from extract.sources.folder import normalise
 from train.data import split
 
 PATHS = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1), max_size=30)
@@ -92,8 +92,9 @@ def test_percentages_that_leave_nothing_to_train_on():
 def of_paths(paths, how="hash", testing=10.0, validation=10.0):
     """The split of a cache of these paths, labelled as the extraction labels them; and the part of each path."""
     folders = sorted({path.rpartition("/")[0] for path in paths})
-    labels = sorted(map(normalise, folders))
-    label_ids = np.array([labels.index(normalise(path.rpartition("/")[0])) for path in paths], np.int32)
+    label_of = dict(zip(folders, of_folders(folders), strict=True))
+    labels = sorted(label_of.values())
+    label_ids = np.array([labels.index(label_of[path.rpartition("/")[0]]) for path in paths], np.int32)
     percentages = {"testing_percentage": testing, "validation_percentage": validation}
     found = split.split(str(how), Strings.of(paths), labels, label_ids, **percentages)
     return found, dict(zip(paths, found.parts.tolist(), strict=True))
@@ -254,7 +255,9 @@ def test_only_training_photos_are_moved_back_to_training():
         [*many("train"), *many("test")],  # no class below
         [*many("train a"), *many("train b")],  # the labels that train/a and train/b would have
         [*many("val/a"), *many("val/b")],
-        [*many("train/a"), *many("train/++")],
+        [*many("train_station/day"), *many("train_track/day")],
+        [*many("seg_train/a"), *many("seg_train/b")],  # nothing shows that seg_train is a part
+        [*many("test_train/a"), *many("test_train/b")],
         [*laid_out("train"), *many("wild/red tulips")],
         [*laid_out("train"), *many("tulips")],
     ],
@@ -289,11 +292,95 @@ def test_folders_without_one_to_train_on():
         of_paths(laid_out("val", "test"), "folders")
 
 
-@pytest.mark.parametrize("top", ["val", "test"])
-def test_a_class_that_the_training_folder_lacks_is_named(top):
-    part = {"val": "validation"}.get(top, top)
-    with pytest.raises(UserError, match=f"{part} has photos of class 'tulips', and train has none"):
-        of_paths([*laid_out("train", "val", "test"), f"{top}/tulips/1.jpg"], "auto")
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("training_set/training_set", "test_set/test_set"),
+        ("Train", "Evaluation"),
+        ("TRAINING DATA", "Testing-data"),
+        ("trainset", "testset"),
+        ("train2017", "eval2017"),
+        ("flowers/train", "flowers/test"),
+        ("archive/flowers/train/train", "archive/flowers/holdout/holdout"),
+        ("Fichiers d'été/train", "Fichiers d'été/test"),
+    ],
+)
+@pytest.mark.parametrize("how", ["auto", "folders"])
+def test_parts_have_the_names_and_places_that_people_give_them(train, test, how, capsys):
+    paths = laid_out(train, test)
+    found, parts = of_paths(paths, how, validation=0)
+    assert parts == {path: split.TRAIN if path.startswith(train) else split.TEST for path in paths}
+    assert found.how == "folders"
+    assert classes(found) == ["roses" if "roses" in path else "wild red tulips" for path in paths]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "VALIDATION", "dev", "validate", "val_images"])
+def test_names_of_the_validation_part(name):
+    _, parts = of_paths(laid_out("train_images" if "_" in name else "train", name), "auto")
+    assert {part for path, part in parts.items() if path.startswith(f"{name}/")} == {split.VALIDATION}
+
+
+@pytest.mark.parametrize(
+    ("train", "beside_it"),
+    [("seg_train/seg_train", "seg_pred/seg_pred"), ("train", "test"), ("train", "unlabelled/part 1"), ("train", "val")],
+)
+def test_photos_that_only_lack_a_class_are_counted_and_left_out(train, beside_it, capsys):
+    unlabelled = many(beside_it, 7)
+    found, parts = of_paths([*laid_out(train), *unlabelled], "auto")
+    assert {parts[path] for path in unlabelled} == {split.LEFT_OUT}
+    assert found.how == "folders, validation and test by hash"
+    assert list(found.labels) == ["roses", "wild red tulips"]
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: left out, since no class folder holds the photos: ")
+    assert warning.endswith(f"'{normalise(beside_it)}' (7)")
+
+
+def test_classes_whose_folder_is_their_label_are_the_same_in_all_parts(capsys):
+    names = ["C++", "C#", "café", "猫", "Roses", "++"]
+    train = [path for name in names for path in many(f"train/{name}", 25)]
+    test = [path for name in ["C++", "café", "猫", "++", "roses"] for path in many(f"test/{name}", 25)]
+    found, _ = of_paths([*train, *test], "auto", validation=0)
+    assert list(found.labels) == sorted(["C++", "C#", "café", "猫", "++", "roses"])
+    assert classes(found)[150:] == [path.split("/")[1] for path in test]
+    assert "no test photo, so nothing shows how well they do: 'C#' (25)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("top", "how"), [("val", "auto"), ("test", "folders")])
+def test_a_class_that_the_training_folder_lacks_is_named_and_left_out(top, how, capsys):
+    more = [*many(f"{top}/Mushroom/Brown", 3), *many("test/weeds", 2), *many("val/weeds", 2)]
+    found, parts = of_paths([*laid_out("train", "val", "test"), *more], how)
+    assert {path for path, part in parts.items() if part == split.LEFT_OUT} == set(more)
+    assert list(found.labels) == ["roses", "wild red tulips"]
+    assert found.how == "folders"
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: left out of validation and test, since there is no photo of the class to train")
+    assert warning.partition(" on: ")[2] in ("'mushroom brown' (3), 'weeds' (4)", "'weeds' (4), 'mushroom brown' (3)")
+
+
+def test_a_test_folder_of_which_nothing_is_left_is_held_back_from_training(capsys):
+    found, _ = of_paths([*laid_out("train"), *many("test/Mushroom/Brown")], "auto")
+    assert found.how == "folders, validation and test by hash"
+    assert "'mushroom brown' (40)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("how", "paths", "named"),
+    [
+        ("hash", laid_out("train", "test"), "'test roses' and 'train roses'"),
+        ("auto", [*laid_out("seg_train", "seg_test"), *many("x/y")], None),  # told that x/y is in the way
+        ("hash", laid_out("flowers/train", "flowers/val"), "'flowers train roses' and 'flowers val roses'"),
+        ("auto", [*many("roses/train"), *many("roses/test")], "'roses test' and 'roses train'"),
+        ("auto", [*many("train"), *many("test"), *many("test tube"), *many("train tube")], None),
+        ("auto", [*many("roses/train"), *many("tulips/test")], None),
+    ],
+)
+def test_a_warning_names_labels_that_differ_by_a_part_alone(how, paths, named, capsys):
+    of_paths(paths, how)
+    found = [line for line in capsys.readouterr().err.splitlines() if "part alone" in line]
+    assert [line.startswith(f"warning: {named} are two classes, and differ") for line in found] == [True] * bool(named)
+    assert all("python -m train --split folders" in line for line in found)
 
 
 def test_a_warning_names_a_class_that_another_folder_lacks(capsys):

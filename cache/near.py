@@ -77,7 +77,7 @@ def pairs(cache: Cache, least: float, count: int) -> Pairs:
     on stderr shows how far it is.
     """
     best = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), 0)
-    fingerprints, blocks = cache.fingerprints(), -(-len(cache) // _BLOCK)
+    fingerprints, blocks = cache.fingerprints, -(-len(cache) // _BLOCK)
     with bar(desc="compare", total=blocks * (blocks + 1) // 2) as progress:
         for number, (first, ones) in enumerate(_blocks(cache)):
             for second, others in _blocks(cache, number):
@@ -92,7 +92,7 @@ def pairs(cache: Cache, least: float, count: int) -> Pairs:
 def copies(cache: Cache) -> list[np.ndarray]:
     """Groups of photos whose files are equal, byte for byte, by their fingerprints: rows of the index, int64 [n]
     each, in its order."""
-    fingerprints = cache.fingerprints()
+    fingerprints = cache.fingerprints
     order = np.argsort(fingerprints, kind="stable")
     starts = 1 + np.flatnonzero(np.diff(fingerprints[order]))
     groups = [group for group in np.split(order, starts) if len(group) > 1]

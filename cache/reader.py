@@ -58,6 +58,13 @@ class Cache:
         return self.index.paths
 
     @property
+    def fingerprints(self) -> np.ndarray:
+        """uint64 [N], a new array: FarmHash's Fingerprint64 of the bytes of each file; equal files have equal ones."""
+        starts = np.cumsum([0, *map(len, self.shards)])
+        columns = [np.zeros(0, np.uint64), *(opened.rows.fingerprints for opened in self.shards)]
+        return np.concatenate(columns)[starts[self.index.shard_ids] + self.index.shard_rows]
+
+    @property
     def backbone_dir(self) -> Path:
         """The SavedModel that made the bottlenecks."""
         return self.directory / BACKBONE
@@ -112,14 +119,6 @@ class Cache:
         ):
             mapped = self.shards[shard_ids[start]].rows.bottlenecks
             hdf5.will_need(mapped[shard_rows[start] : shard_rows[stop - 1] + 1])
-
-    def fingerprints(self) -> np.ndarray:
-        """uint64 [N]: the fingerprint of each photo's file. Equal files have equal ones."""
-        values = np.empty(len(self), np.uint64)
-        for number, opened in enumerate(self.shards):
-            places = self.index.shard_ids == number
-            values[places] = opened.rows.fingerprints[self.index.shard_rows[places]]
-        return values
 
     def used_rows(self) -> np.ndarray:
         """int64 [S]: how many rows of each shard are the bottleneck of some photo. Copies of a photo share one."""

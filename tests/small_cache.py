@@ -39,7 +39,7 @@ def make(root: Path, counts: Sequence[int] = (50, 50, 50), dtypes: Sequence[str]
         numbers = np.arange(len(inside))
         with Writer(directory, module.attributes()) as writer:
             strings = Strings.of([paths[i] for i in inside])
-            writer.append(Rows(strings, numbers, numbers, numbers.astype("u8"), vectors[inside].astype(dtype)))
+            writer.append(Rows(strings, numbers, numbers, inside.astype("u8"), vectors[inside].astype(dtype)))
     numbers = np.arange(len(paths))
     index = indexes.Index(
         str(root / "photos"),

@@ -93,6 +93,7 @@ def open_split(settings: TrainSettings) -> Dataset:
         cache.paths,
         cache.labels,
         cache.label_ids,
+        cache.fingerprints,
         testing_percentage=settings.testing_percentage,
         validation_percentage=settings.validation_percentage,
     )

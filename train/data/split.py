@@ -14,7 +14,7 @@ import numpy as np
 
 from cache.errors import UserError, first_line
 from cache.strings import ABSENT, Lookup, Strings
-from train.data import folders
+from train.data import copies, folders
 from train.data.folders import Layout
 from train.data.parts import LEFT_OUT, NAMES, TEST, TRAIN, VALIDATION, WORDS
 from train.report.text import printable
@@ -56,11 +56,14 @@ def split(
     paths: Strings,
     labels: Sequence[str],
     label_ids: np.ndarray,
+    fingerprints: np.ndarray,
     *,
     testing_percentage: float,
     validation_percentage: float,
 ) -> Split:
-    """Splits a cache's N photos (label_ids int [N], into `labels`), and warns on standard error of small classes.
+    """Splits a cache's N photos (label_ids int [N], into `labels`; fingerprints uint64 [N], of their files).
+
+    Warns on standard error of small classes, of labels that may be one class, and of copies.
 
     `how` is one of
     - `hash`;
@@ -90,16 +93,19 @@ def split(
     if by_user:
         _check_chosen(how, labels, label_ids, parts)
     lacking = [part for part in (VALIDATION, TEST) if not (parts == part).any()]
+    original = copies.originals(fingerprints, paths, parts)
     parts = hold_back(
         parts,
         paths,
         labels,
         label_ids,
+        original,
         testing_percentage=testing_percentage if TEST in lacking else 0,
         validation_percentage=validation_percentage if VALIDATION in lacking else 0,
     )
     added = [NAMES[part] for part in lacking if by_user and (parts == part).any()]
     check_classes(labels, label_ids, parts)
+    copies.warn(original, paths, label_ids, parts)
     if added:
         how += f", {' and '.join(added)} by hash"
     return Split(how, parts, labels, label_ids, lacking)
@@ -110,6 +116,7 @@ def hold_back(
     paths: Strings,
     labels: Sequence[str],
     label_ids: np.ndarray,
+    original: np.ndarray,
     *,
     testing_percentage: float,
     validation_percentage: float,
@@ -118,13 +125,15 @@ def hold_back(
 
     The hash is SHA-1 of the path below image_dir without `_nohash_` and all that follows it, modulo 2^27, as a
     percentage. Photos of one object, whose paths differ after `_nohash_` only, stay together; adding photos moves none.
+    A copy goes where its `original` (int64 [N], of `copies.originals`) goes.
 
     Of a class that would keep none to train on, the photo of the highest hash trains, together with the others of its
-    object, and a warning says so. Only a photo of that class with a higher hash takes its place when photos are added.
+    object and its copies, and a warning says so. Only a photo of that class with a higher hash takes its place when
+    photos are added.
     """
     if not (testing_percentage or validation_percentage):
         return parts
-    buckets = _buckets(paths)
+    buckets = _buckets(paths)[original]
     was_training = parts == TRAIN
     parts = np.where(was_training, _by_bucket(buckets, testing_percentage, validation_percentage), parts)
     is_lost = np.zeros(len(labels), bool)  # classes without a training photo
@@ -134,6 +143,9 @@ def hold_back(
     highest = np.zeros(len(labels), buckets.dtype)
     np.maximum.at(highest, label_ids[photos], buckets[photos])
     parts[photos[buckets[photos] == highest[label_ids[photos]]]] = TRAIN
+    trains = np.zeros(len(parts), bool)
+    trains[original[parts == TRAIN]] = True  # of one group of copies, all or none, whatever their classes
+    parts[was_training & trains[original]] = TRAIN
     _warn("the hash would hold back every photo, so one trains", labels, is_lost)
     return parts
 

@@ -45,7 +45,7 @@ def by_hash(paths, testing, validation):
     paths = [*paths, TRAINS]
     label_ids, parts = np.zeros(len(paths), np.int32), np.full(len(paths), split.TRAIN, np.uint8)
     percentages = {"testing_percentage": testing, "validation_percentage": validation}
-    return split.hold_back(parts, Strings.of(paths), ["all"], label_ids, **percentages)[:-1]
+    return split.hold_back(parts, Strings.of(paths), ["all"], label_ids, np.arange(len(paths)), **percentages)[:-1]
 
 
 @given(PATHS, SHARES, SHARES)
@@ -89,14 +89,19 @@ def test_percentages_that_leave_nothing_to_train_on():
             split.check_percentages(testing, validation)
 
 
-def of_paths(paths, how="hash", testing=10.0, validation=10.0):
-    """The split of a cache of these paths, labelled as the extraction labels them; and the part of each path."""
+def of_paths(paths, how="hash", testing=10.0, validation=10.0, same=()):
+    """The split of a cache of these paths, labelled as the extraction labels them; and the part of each path.
+
+    The photos of each group of paths in `same` are copies of each other.
+    """
+    contents = {path: group[0] for group in same for path in group}
+    fingerprints = np.array([hash(contents.get(path, path)) % 2**64 for path in paths], np.uint64)
     folders = sorted({path.rpartition("/")[0] for path in paths})
     label_of = dict(zip(folders, of_folders(folders), strict=True))
     labels = sorted(label_of.values())
     label_ids = np.array([labels.index(label_of[path.rpartition("/")[0]]) for path in paths], np.int32)
     percentages = {"testing_percentage": testing, "validation_percentage": validation}
-    found = split.split(str(how), Strings.of(paths), labels, label_ids, **percentages)
+    found = split.split(str(how), Strings.of(paths), labels, label_ids, fingerprints, **percentages)
     return found, dict(zip(paths, found.parts.tolist(), strict=True))
 
 
@@ -196,7 +201,7 @@ def test_a_single_photo_trains():
 
 
 def test_a_class_without_a_photo_is_named():
-    of_labels = ["a", "none"], np.zeros(40, np.int32)
+    of_labels = ["a", "none"], np.zeros(40, np.int32), np.arange(40, dtype=np.uint64)
     with pytest.raises(UserError, match="'none' has no photo in the cache"):
         split.split("hash", Strings.of(many("a")), *of_labels, testing_percentage=10, validation_percentage=10)
 

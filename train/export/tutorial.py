@@ -6,12 +6,15 @@ checkpoint holds the head and nothing else.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cache import files
+from cache.plain_path import plain
 from cache.reader import Cache
 from train.export.backbone import image_shape, load_backbone, probabilities
 from train.export.names import NETWORK, PLACEHOLDER
@@ -58,8 +61,8 @@ def write_saved_model(folder: Path, cache: Cache, head: Head) -> None:
         return {"prediction": probabilities(module.backbone, head, image)}
 
     module.classify = classify
-    with files.replacing_folder(folder) as temporary:
-        tf.saved_model.save(module, str(temporary), signatures=classify)
+    with files.replacing_folder(folder) as temporary, plain(temporary) as path:
+        tf.saved_model.save(module, path, signatures=classify)
 
 
 def write_checkpoint(path: Path, head: Head) -> None:
@@ -70,7 +73,11 @@ def write_checkpoint(path: Path, head: Head) -> None:
     layer = tf.train.Checkpoint(weights=tf.Variable(head.weights), biases=tf.Variable(head.biases))
     with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        layer.write(str(path))
+        with tempfile.TemporaryDirectory(files.TEMPORARY, ".", path.parent) as folder:
+            with plain(folder) as reachable:
+                layer.write(os.path.join(reachable, "layer"))
+            for file in Path(folder).iterdir():  # .index and .data-00000-of-00001
+                os.replace(file, path.with_name(path.name + file.name.removeprefix("layer")))
 
 
 def _batch_spec(cache: Cache, name: str) -> tf.TensorSpec:

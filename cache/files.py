@@ -23,6 +23,8 @@ LOCK = ".lock"
 ABANDONED = 3600.0  # seconds without a write, after which a temporary file has no writer any more
 # How file systems without symbolic links refuse one.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# How file systems say that they cannot flush a folder: shared folders of VirtualBox, WSL and old CIFS, some FUSE ones.
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS)
 # TensorFlow's errors for a full disk, one that may not be written, a folder that is gone, a limit on a file's size.
 _TENSORFLOW_REFUSALS = ("ResourceExhaustedError", "PermissionDeniedError", "NotFoundError", "OutOfRangeError")
 
@@ -147,10 +149,16 @@ def delete(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Makes the content of a file, or the renames and deletions in a folder, survive a power cut. Raises OSError."""
+    """Makes the content of a file, or the renames and deletions in a folder, survive a power cut. Raises OSError.
+
+    Where the file system cannot flush a folder at all, nothing more can be done, and the work goes on.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
     finally:
         os.close(descriptor)
 

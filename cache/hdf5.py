@@ -6,6 +6,7 @@ Only the structures are left to the HDF5 library. The arrays are written by the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import mmap
@@ -195,7 +196,12 @@ def _dataset(file: h5py.File, name: str) -> h5d.DatasetID:
 
 def _map(file: IO[bytes], layout: Mapping[str, tuple]) -> dict[str, np.ndarray]:
     """One map of the whole file, and each array as a view into it: the number of maps in a process is limited."""
-    data = np.asarray(np.memmap(file, np.uint8, mode="r"))  # memmap's own indexing takes twice as long
+    try:
+        data = np.asarray(np.memmap(file, np.uint8, mode="r"))  # memmap's own indexing takes twice as long
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        data = _read(file.fileno())  # some network file systems cannot map files
     views = {}
     for name, (dtype, shape, offset) in layout.items():
         size = dtype.itemsize * int(np.prod(shape, dtype=object))
@@ -204,3 +210,12 @@ def _map(file: IO[bytes], layout: Mapping[str, tuple]) -> dict[str, np.ndarray]:
         content = data[offset : offset + size] if size else np.zeros(0, np.uint8)
         views[name] = content.view(dtype).reshape(shape)
     return views
+
+
+def _read(descriptor: int) -> np.ndarray:
+    """The whole file, uint8, read-only. Leaves the place where HDF5 reads next."""
+    data, start = np.empty(os.fstat(descriptor).st_size, np.uint8), 0
+    while count := os.preadv(descriptor, [data[start : start + _LARGEST].data], start):
+        start += count
+    data.flags.writeable = False
+    return data[:start]

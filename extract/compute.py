@@ -16,6 +16,7 @@ from cache import process
 from cache.bar import bar
 from cache.errors import UserError, first_line
 from cache.photos import Photos
+from cache.plain_path import plain
 from cache.shard import Rows
 from cache.store import Store
 from cache.work import Work
@@ -105,17 +106,18 @@ def _traced(clocks: Clocks, items: Iterable[Item], directory: str, expected: int
     """Yields the `items`, of which `expected` are to come, while TensorFlow's profiler watches some of them."""
     iterator = iter(items)
     yield from itertools.islice(iterator, min(UNTRACED, expected // 4))
-    with clocks.clock(stages.TRACING):
-        tf.profiler.experimental.start(directory)
-    try:
-        yield from itertools.islice(iterator, TRACED)
-    finally:
+    with plain(directory) as path:
+        with clocks.clock(stages.TRACING):
+            tf.profiler.experimental.start(path)
         try:
-            with clocks.clock(stages.TRACING):
-                tf.profiler.experimental.stop()
-        except tf.errors.OpError as error:
-            # Hours of extraction are worth more than their trace.
-            warnings.warn(f"the trace could not be written to {directory}: {first_line(error)}", stacklevel=1)
+            yield from itertools.islice(iterator, TRACED)
+        finally:
+            try:
+                with clocks.clock(stages.TRACING):
+                    tf.profiler.experimental.stop()
+            except tf.errors.OpError as error:
+                # Hours of extraction are worth more than their trace.
+                warnings.warn(f"the trace could not be written to {directory}: {first_line(error)}", stacklevel=1)
     yield from iterator
 
 

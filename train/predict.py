@@ -20,6 +20,7 @@ from tqdm import tqdm
 from cache import console, process
 from cache.bar import bar
 from cache.errors import UserError, first_line
+from cache.plain_path import plain
 from train.export import labels as label_files
 from train.export import runs
 from train.export.names import SAVED_MODEL
@@ -164,7 +165,8 @@ def _load(saved_model: Path, labels: Sequence[str]) -> _Model:
     import tensorflow as tf
 
     try:
-        model = tf.saved_model.load(str(saved_model))
+        with plain(saved_model) as path:
+            model = tf.saved_model.load(path)
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise UserError(f"cannot load {saved_model} ({first_line(error)}); train again") from None
     serve = model.signatures["serving_default"]

@@ -102,8 +102,8 @@ def short_name(module: str) -> str:
         name = f"keras-{name}"
     elif kind == "path":
         name = Path(name).resolve().name
-    # The end of a long handle says more than its beginning.
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[-64:] or "module"
+    # The end of a long handle says more than its beginning. A dot in front would hide the folder.
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name)[-64:].strip("-.") or "module"
 
 
 def _handle(short: str) -> str:

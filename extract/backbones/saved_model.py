@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from cache.errors import UserError, first_line
+from cache.plain_path import plain
 from extract.backbones.network import Network, Size, enumerated, pixels
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ def load(module: str, folder: str, image_size: Size | None, *, default_size: Siz
     import tensorflow as tf
 
     try:
-        weights_digest = digest(folder, tf.io.gfile.walk, tf.io.gfile.GFile)
-        call, specs = _function_of_images(module, folder)
+        remote = (tf.io.gfile.walk, tf.io.gfile.GFile) if "://" in folder else ()
+        weights_digest = digest(folder, *remote)
+        with plain(folder) as path:
+            call, specs = _function_of_images(module, path)
     except UserError:
         raise
     # A SavedModel is somebody's program: a damaged or foreign one may fail with any error.
@@ -56,7 +59,7 @@ def digest(folder: str, walk: Walk = os.walk, open_file: Open = open) -> str:
             with open_file(path, "rb") as file:
                 while block := file.read(1 << 20):
                     contents.update(block)
-            total.update(name.encode() + b"\0" + contents.digest())
+            total.update(os.fsencode(name) + b"\0" + contents.digest())
     return total.hexdigest()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from cache import files, layout, manifest
+from cache.plain_path import plain
 from extract import decode
 from extract.backbones.backbone import Backbone
 from extract.thumbnails import thumbnail
@@ -25,7 +26,8 @@ def save(backbone: Backbone, directory: Path) -> None:
     there already stays. Raises UserError if the folder cannot be written.
     """
     with files.replacing_folder(directory, keep=layout.SAVED_MODEL) as folder:
-        tf.saved_model.save(_with_preprocessing(backbone), str(folder))
+        with plain(folder) as path:
+            tf.saved_model.save(_with_preprocessing(backbone), path)
         manifest.write(folder)
 
 

@@ -61,6 +61,38 @@ def test_a_file_is_on_disk_before_it_has_its_name_and_its_folder_after_that(tmp_
     assert (renamed, folder) == (tmp_path / "file", tmp_path)
 
 
+def refuse_sync(monkeypatch, of_kind, number):
+    """Makes fsync of every folder or every file fail with the error `number`."""
+    fsync = os.fsync
+
+    def refusing(descriptor):
+        if of_kind(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS])
+def test_a_file_system_that_cannot_flush_folders_is_written_to(tmp_path, monkeypatch, number):
+    refuse_sync(monkeypatch, stat.S_ISDIR, number)
+    files.write(tmp_path / "folder" / "file", b"content")
+    for content in ("first", "second"):
+        with files.replacing_folder(tmp_path / "whole") as folder:
+            (folder / "below").mkdir()
+            (folder / "below" / "file").write_text(content)
+    assert tree(tmp_path) == {"folder/file": "content", "whole/below/file": "second"}
+
+
+@pytest.mark.parametrize(("of_kind", "number"), [(stat.S_ISDIR, errno.EIO), (stat.S_ISREG, errno.EINVAL)])
+def test_a_disk_that_fails_to_flush_is_an_error(tmp_path, monkeypatch, of_kind, number):
+    refuse_sync(monkeypatch, of_kind, number)
+    with pytest.raises(UserError, match=os.strerror(number)):
+        files.write(tmp_path / "file", b"content")
+    with pytest.raises(UserError, match=os.strerror(number)), files.replacing_folder(tmp_path / "whole") as folder:
+        (folder / "file").write_text("content")
+
+
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
 def test_a_block_that_fails_leaves_the_former_file(tmp_path, error):
     (tmp_path / "file").write_text("before")

@@ -1,6 +1,8 @@
 """HDF5 files of plain arrays: where the arrays lie, how they are written, how many may be open."""
 
+import errno
 import mmap
+import os
 import resource
 import subprocess
 import sys
@@ -31,6 +33,24 @@ def test_arrays_are_page_aligned_maps_of_the_file(tmp_path):
         place = file["bottlenecks"].id.get_offset()
     mapped = np.memmap(path, np.float16, "r", place, (COUNT, DIMENSION))
     np.testing.assert_array_equal(mapped, rows(COUNT, 2).bottlenecks)
+    with pytest.raises(ValueError, match="read-only"):
+        opened.rows.bottlenecks[0, 0] = 1
+
+
+@pytest.mark.parametrize("largest", [1000, 1 << 30])
+def test_a_file_that_cannot_be_mapped_is_read(tmp_path, monkeypatch, largest):
+    def refuse(*_, **__):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    fill(tmp_path, [rows(COUNT, 2)])
+    [path] = shard_paths(tmp_path)
+    monkeypatch.setattr(np, "memmap", refuse)
+    monkeypatch.setattr(hdf5, "_LARGEST", largest)
+    opened = shard.read(path)
+    np.testing.assert_array_equal(opened.rows.bottlenecks, rows(COUNT, 2).bottlenecks)
+    assert list(opened.rows.paths) == list(rows(COUNT, 2).paths)
+    assert not len(opened.table.damaged())
+    hdf5.will_need(opened.rows.bottlenecks)
     with pytest.raises(ValueError, match="read-only"):
         opened.rows.bottlenecks[0, 0] = 1
 

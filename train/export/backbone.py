@@ -7,6 +7,7 @@ import tensorflow as tf
 from cache import manifest
 from cache.errors import CacheError, damage, first_line
 from cache.layout import BackboneInfo
+from cache.plain_path import plain
 from cache.reader import Cache
 from train.export import allowlist
 from train.solvers.head import Head
@@ -21,7 +22,8 @@ def load_backbone(cache: Cache) -> tf.Module:
         raise damage(cache.backbone_dir, reason)
     allowlist.check(cache.backbone_dir)
     try:
-        return tf.saved_model.load(str(cache.backbone_dir))
+        with plain(cache.backbone_dir) as path:
+            return tf.saved_model.load(path)
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise CacheError(
             f"cannot load the backbone in {cache.backbone_dir} ({first_line(error)}); delete it and run the extraction "

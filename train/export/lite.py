@@ -110,7 +110,7 @@ class _Interpreter:
         with warnings.catch_warnings(), process.quiet_stderr():
             # TensorFlow will move it to the package ai-edge-litert; the files stay the same.
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
-            self._interpreter = tf.lite.Interpreter(str(path), num_threads=process.cores())
+            self._interpreter = tf.lite.Interpreter(model_content=path.read_bytes(), num_threads=process.cores())
             self._interpreter.allocate_tensors()
         [self._input], [self._output] = self._interpreter.get_input_details(), self._interpreter.get_output_details()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from cache import files
+from cache.plain_path import plain
 from cache.reader import Cache
 from train.export import labels
 from train.export.backbone import image_shape, load_backbone, probabilities
@@ -67,5 +68,6 @@ def write(folder: Path, cache: Cache, head: Head) -> None:
     model = Classifier(cache, head)
     signatures = {"serving_default": model.classify, "images": model.classify_images}
     with files.replacing_folder(folder) as temporary:
-        tf.saved_model.save(model, str(temporary), signatures=signatures)
+        with plain(temporary) as path:
+            tf.saved_model.save(model, path, signatures=signatures)
         labels.write(temporary / labels.ASSET, cache.labels)

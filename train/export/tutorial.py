@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cache import files
+from cache.plain_path import plain
 from cache.reader import Cache
 from train.export.backbone import image_shape, load_backbone, probabilities
 from train.export.names import NETWORK, PLACEHOLDER
@@ -76,8 +77,8 @@ def write_saved_model(folder: Path, cache: Cache, head: Head) -> None:
         return {"prediction": probabilities(module.backbone, head, image)}
 
     module.classify = classify
-    with files.replacing_folder(folder) as temporary:
-        tf.saved_model.save(module, str(temporary), signatures=classify)
+    with files.replacing_folder(folder) as temporary, plain(temporary) as path:
+        tf.saved_model.save(module, path, signatures=classify)
 
 
 def write_checkpoint(path: Path, head: Head) -> None:
@@ -89,7 +90,8 @@ def write_checkpoint(path: Path, head: Head) -> None:
     with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(files.TEMPORARY, f".{path.name}.", path.parent) as folder:
-            layer.write(os.path.join(folder, "layer"))
+            with plain(folder) as reachable:
+                layer.write(os.path.join(reachable, "layer"))
             for file in sorted(Path(folder).iterdir()):  # .data-00000-of-00001, then .index
                 files.sync(file)
                 os.replace(file, path.with_name(path.name + file.name.removeprefix("layer")))

@@ -30,6 +30,7 @@ from tensorflow.core.util.event_pb2 import Event
 
 from cache import files
 from cache.errors import UserError
+from cache.plain_path import plain
 from cache.reader import Cache
 from train.data import split
 from train.random_streams import RandomStream
@@ -56,7 +57,8 @@ def writer(folder: Path) -> Writer:
     folder.mkdir(parents=True, exist_ok=True)
     _delete_events(folder)
     name = f"events.out.tfevents.{int(time.time()):010}.{os.uname().nodename}.v2"
-    events = tf.io.TFRecordWriter(str(folder / name))
+    with plain(folder) as path:
+        events = tf.io.TFRecordWriter(os.path.join(path, name))
     events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
     return events
 

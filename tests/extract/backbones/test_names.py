@@ -89,3 +89,7 @@ def test_short_names(tmp_path: Path) -> None:
     url = "https://example.org/google/resnet_50/feature_vector/1?format=compressed"
     assert backbones.short_name(url) == "google-resnet_50-feature_vector-1"
     assert len(backbones.short_name("https://example.org/" + "long/" * 100)) <= 64
+    # Wherever a long one is cut off, it begins as no hidden folder and no flag does.
+    for length in range(60, 70):
+        for mark in "./-":
+            assert re.match(r"[\w]", backbones.short_name(f"https://example.org/long{mark}{'x' * length}"))

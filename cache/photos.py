@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.rejected import Rejected
 from cache.strings import Strings
 
 NOT_A_FILE = -1  # a size that no file has
@@ -24,6 +25,7 @@ class Photos:
     sizes: np.ndarray  # int64 [N], bytes, or NOT_A_FILE
     mtimes: np.ndarray  # int64 [N], nanoseconds since 1970
     label_ids: np.ndarray  # int32 [N], into labels
+    unlisted: Sequence[Rejected] = ()  # files and folders beside these N that the system did not let be looked at
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -79,7 +79,7 @@ class Store:
                 if lost := int((~found.has_one).sum()) - len(work.rejected):
                     raise UserError(f"{lost} bottlenecks are gone from {self.directory}; run the same command again")
             if not self.is_augmentation:
-                self._publish_rejected(work.rejected)
+                self._publish_rejected(work)
                 self._check_classes(work)
             self._publish_index(work.photos, found)
 
@@ -109,8 +109,8 @@ class Store:
                 found[position] = row
         return found
 
-    def _publish_rejected(self, known: Mapping[int, Rejected]) -> None:
-        rows = [known[position] for position in sorted(known)]
+    def _publish_rejected(self, work: Work) -> None:
+        rows = [*(work.rejected[position] for position in sorted(work.rejected)), *work.photos.unlisted]
         if rows != rejected.read(self.directory):
             rejected.write(self.directory, rows)
 

@@ -61,7 +61,7 @@ def extract(settings: Settings) -> Result:
         classes=len(photos.labels),
         computed=done[0].computed,
         reused=done[0].reused,
-        rejected=len(done[0].rejected),
+        rejected=len(done[0].rejected) + len(photos.unlisted),
         augmented=sum(work.computed for work in done[1:]),
         augmented_reused=sum(work.reused for work in done[1:]),
         thumbnails=_add_thumbnails(plain.directory, settings) if settings.thumbnails else 0,

@@ -407,6 +407,7 @@ def test_less_and_less_is_printed(ask, tmp_path, capfd):
     images = make_folder(tmp_path / "photos", {"a": 15, "b": 25})
     (images / "a" / "broken.jpg").write_bytes(b"no image")
     (images / "loose.jpg").write_bytes(b"in no class")
+    (images / "cleared").mkdir()
 
     def printed_at(level):
         return ask(image_dir=images, bottleneck_dir=tmp_path / level, logging_verbosity=level)
@@ -417,8 +418,9 @@ def test_less_and_less_is_printed(ask, tmp_path, capfd):
         assert "extract: 100%" in found.err
     warn = printed_at("WARN")
     assert warn.out == ""
-    loose, broken, *others = warn.err.splitlines()
+    loose, empty, broken, *others = warn.err.splitlines()
     assert loose == f"warning: 1 files lie in {images} itself, in no class folder: left out"
+    assert empty == f"warning: class folders without photos are left out: 1, such as {images / 'cleared'}"
     assert broken.startswith("warning: left out, as broken or no images: 1; see ")
     assert Path(broken.split("; see ")[1]).read_text().splitlines()[1].startswith("a/broken.jpg,")
     assert "warning: fewer than 20 photos, expect poor results: 'a' (15)" in others

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from cache import console, process
 from cache.bar import bar
 from cache.errors import UserError, first_line
+from cache.passed_over import is_passed_over
 from cache.plain_path import plain
 from train.export import labels as label_files
 from train.export import runs
@@ -214,7 +215,7 @@ def _find(arguments: Iterable[str]) -> Iterator[_Photo]:
     for argument in arguments:
         for name in _names_on_stdin() if argument == "-" else (argument,):
             if os.path.isdir(name):
-                photos = _in_folder(name, ())
+                photos = _in_folder(name)
                 yield next(photos, None) or _Photo(name, "a folder without photos")
                 yield from photos
             else:
@@ -234,28 +235,35 @@ def _names_on_stdin() -> Iterator[str]:
         yield os.fsdecode(rest)
 
 
-def _in_folder(folder: str, above: tuple[os.stat_result, ...]) -> Iterator[_Photo]:
-    """The photos in a folder, sorted, then those in each folder in it. Hidden files and folders are skipped.
+def _in_folder(top: str) -> Iterator[_Photo]:
+    """The photos in a folder, sorted, then those in each folder in it. Skips what is hidden or a system's own.
 
-    A link to one of the folders `above` is not followed.
+    A link to a folder above it is not followed.
     """
-    try:
-        here = os.stat(folder)
-        names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=os.fsencode)
-    except OSError as error:
-        yield _Photo(folder, first_line(error))
-        return
-    if any(os.path.samestat(here, other) for other in above):
-        return
-    folders = []
-    for name in names:
-        path = os.path.join(folder, name)
-        if os.path.isdir(path):
-            folders.append(path)
-        elif name.lower().endswith(_SUFFIXES) or _begins_as_photo(path):
-            yield _Photo(path)
-    for path in folders:
-        yield from _in_folder(path, (*above, here))
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(top, ())]  # with the folders above each
+    while waiting:
+        folder, above = waiting.pop()
+        try:
+            here = os.stat(folder)
+            names = sorted(name for name in os.listdir(os.fsencode(folder)) if not is_passed_over(name))
+        except OSError as error:
+            yield _Photo(folder, first_line(error))
+            continue
+        above = (*above, (here.st_dev, here.st_ino))
+        folders = []
+        for name in names:
+            path = os.path.join(folder, os.fsdecode(name))
+            try:
+                status = os.stat(path)
+            except OSError as error:  # such as a link to nothing: nobody knows whether it was a photo
+                yield _Photo(path, first_line(error))
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                if (status.st_dev, status.st_ino) not in above:
+                    folders.append((path, above))
+            elif path.lower().endswith(_SUFFIXES) or _begins_as_photo(path):
+                yield _Photo(path)
+        waiting += reversed(folders)
 
 
 def _begins_as_photo(path: str) -> bool:

@@ -7,32 +7,34 @@ import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
 from cache import labels as class_labels
 from cache.errors import UserError, first_line
+from cache.passed_over import is_passed_over
 from cache.photos import NOT_A_FILE, Photos
+from cache.rejected import RETRY, Rejected
 from cache.strings import Strings
 
 
 def list_photos(image_dir: str | os.PathLike) -> Photos:
-    """Every file in the class folders of `image_dir`. Hidden files and folders are skipped.
+    """Every file in the class folders of `image_dir`. Hidden files and folders are skipped, and those of systems.
 
-    Raises UserError for a folder that is missing or cannot be listed, for fewer than two classes, for an empty class
-    folder, and for one whose name cannot be a label.
+    What the system does not let be looked at is in `Photos.unlisted`. Warns of it, of class folders without photos, of
+    folders inside others that have photos, and of folders that may have been meant as one class. Raises UserError for a
+    folder that is missing or cannot be listed, for fewer than two classes, and for one whose name cannot be a label.
     """
     root = Path(image_dir).expanduser()
     if not root.is_dir():
         raise UserError(f"image_dir {root} is not a folder; give one that has a subfolder of photos for each class")
     folders, paths, sizes, mtimes, counts = [], [], [], [], []
-    for folder, files in _walk(root, "", ()):
+    aside = _Aside([], [], [])
+    for folder, files in _walk(root, aside):
         if folder == "":
-            if files.names:
-                warnings.warn(
-                    f"{len(files.names)} files lie in {root} itself, in no class folder: left out", stacklevel=2
-                )
+            warnings.warn(f"{len(files.names)} files lie in {root} itself, in no class folder: left out", stacklevel=2)
             continue
         folders.append(folder)
         counts.append(len(files.names))
@@ -48,13 +50,17 @@ def list_photos(image_dir: str | os.PathLike) -> Photos:
             "punctuation alone, so each has its own name as its label; merge them if they are one class",
             stacklevel=2,
         )
+    remarks = aside.remarks(root)
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
     ordered = sorted(labels)
     if not ordered:
-        raise UserError(f"image_dir {root} has no subfolder with photos; make one for each class")
-    if len(ordered) == 1:
         raise UserError(
-            f"image_dir {root} has only one class, {ordered[0]!r}; a classifier needs two or more subfolders"
+            "; ".join([f"image_dir {root} has no subfolder with photos", *remarks, "make one for each class"])
         )
+    if len(ordered) == 1:
+        remedy = "a classifier needs two or more subfolders"
+        raise UserError("; ".join([f"image_dir {root} has only one class, {ordered[0]!r}", *remarks, remedy]))
     rank, folder_of = {label: i for i, label in enumerate(ordered)}, dict(zip(labels, folders, strict=True))
     return Photos(
         image_dir=root,
@@ -64,6 +70,7 @@ def list_photos(image_dir: str | os.PathLike) -> Photos:
         sizes=np.concatenate(sizes),
         mtimes=np.concatenate(mtimes),
         label_ids=np.repeat(np.array([rank[label] for label in labels], np.int32), counts),
+        unlisted=sorted(aside.unlisted, key=attrgetter("path")),
     )
 
 
@@ -76,42 +83,82 @@ class _Files:
     mtimes: list[int]
 
 
-def _walk(root: Path, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, _Files]]:
-    """Yields `folder` with its files, if it has any, then the folders in it, sorted. `above` identifies its parents."""
-    files, folders = _Files([], [], []), []
-    try:
-        # A link to a parent would be walked for ever.
-        here = os.stat(root / folder)
-        above = (*above, (here.st_dev, here.st_ino))
-        # Names stay bytes: decoding a million of them and encoding them again would take longer than the listing.
-        with os.scandir(os.fsencode(root / folder)) as entries:
-            for entry in entries:
-                if entry.name.startswith(b"."):
-                    continue
-                if entry.is_dir():
-                    inside = entry.stat()
-                    if (inside.st_dev, inside.st_ino) not in above:
+@dataclass(frozen=True)
+class _Aside:
+    """What a walk finds beside the files of classes. Folders are paths below image_dir."""
+
+    unlisted: list[Rejected]
+    empty: list[str]  # folders
+    nested: list[tuple[str, str]]  # folders with files, and for each the next one above it that has files, too
+
+    def remarks(self, root: Path) -> list[str]:
+        """What a user should know of it: a line for each kind, with the number and an example."""
+        lines = []
+        if self.unlisted:
+            first = min(self.unlisted, key=attrgetter("path"))
+            lines.append(
+                "files or folders that cannot be looked at now are left out, with all that lies below: "
+                f"{len(self.unlisted)}, such as {root / first.path} ({first.reason})"
+            )
+        if self.empty:
+            lines.append(
+                f"class folders without photos are left out: {len(self.empty)}, such as {root / self.empty[0]}"
+            )
+        if self.nested:
+            inner, outer = self.nested[0]
+            lines.append(
+                "folders of photos inside a folder that has photos itself are classes of their own: "
+                f"{len(self.nested)}, such as {root / inner} in {root / outer}"
+            )
+        return lines
+
+
+def _walk(root: Path, aside: _Aside) -> Iterator[tuple[str, _Files]]:
+    """Yields each folder below `root` that has files with these: a folder before those in it, in order of their names.
+
+    `root` itself is "". The rest of what it finds goes to `aside`.
+    """
+    # Each folder that waits has the folders above it, which a link to one of them must not lead to again, and the
+    # nearest one above it that has files.
+    waiting: list[tuple[str, tuple[tuple[int, int], ...], str]] = [("", (), "")]
+    while waiting:
+        folder, above, outer = waiting.pop()
+        files, folders, unlisted = _Files([], [], []), [], []
+        try:
+            here = os.stat(root / folder)
+            above = (*above, (here.st_dev, here.st_ino))
+            # Names stay bytes: decoding a million of them and encoding them again would take longer than the listing.
+            with os.scandir(os.fsencode(root / folder)) as entries:
+                for entry in entries:
+                    if is_passed_over(entry.name):
+                        continue
+                    try:
+                        status = entry.stat()
+                    except OSError as error:  # such as a link to nothing or to itself, or a file renamed meanwhile
+                        unlisted.append(_unlisted(os.path.join(folder, os.fsdecode(entry.name)), error))
+                        continue
+                    if not stat.S_ISDIR(status.st_mode):
+                        files.names.append(entry.name)
+                        # Reading a pipe would never end.
+                        files.sizes.append(status.st_size if stat.S_ISREG(status.st_mode) else NOT_A_FILE)
+                        files.mtimes.append(status.st_mtime_ns)
+                    elif (status.st_dev, status.st_ino) not in above:
                         folders.append(entry.name)
-                else:
-                    size, mtime = _size_and_mtime(entry)
-                    files.names.append(entry.name)
-                    files.sizes.append(size)
-                    files.mtimes.append(mtime)
-    except OSError as error:
-        raise UserError(f"cannot list {root / folder}: {first_line(error)}; allow reading it or move it") from None
-    if folder and not files.names and not folders:
-        raise UserError(f"class folder {root / folder} is empty; add photos or delete it")
-    if files.names:
-        yield folder, files
-    for name in map(os.fsdecode, sorted(folders)):
-        yield from _walk(root, f"{folder}/{name}" if folder else name, above)
+        except OSError as error:
+            if not folder:
+                raise UserError(f"cannot list {root}: {first_line(error)}; allow reading it or move it") from None
+            unlisted.append(_unlisted(folder, error))
+        aside.unlisted.extend(unlisted)
+        if files.names:
+            if outer:
+                aside.nested.append((folder, outer))
+            yield folder, files
+        elif folder and not folders and not unlisted:
+            aside.empty.append(folder)
+        outer = folder if files.names else outer
+        waiting += [(os.path.join(folder, os.fsdecode(name)), above, outer) for name in sorted(folders, reverse=True)]
 
 
-def _size_and_mtime(entry: os.DirEntry[bytes]) -> tuple[int, int]:
-    """The bytes and mtime (nanoseconds) of a file; NOT_A_FILE bytes for a pipe, whose reading would never end."""
-    try:
-        status = entry.stat()
-    except FileNotFoundError:  # a link to nothing; reading it will report that
-        status = entry.stat(follow_symlinks=False)
-        return status.st_size, status.st_mtime_ns
-    return status.st_size if stat.S_ISREG(status.st_mode) else NOT_A_FILE, status.st_mtime_ns
+def _unlisted(path: str, error: OSError) -> Rejected:
+    """What is not known to be a file: a later run looks again."""
+    return Rejected(path, NOT_A_FILE, RETRY, first_line(error))

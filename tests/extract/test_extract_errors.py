@@ -1,5 +1,6 @@
 """Extractions that cannot go on: one line that names the thing and the remedy, and a cache that stays as it was."""
 
+import os
 import resource
 import shutil
 import subprocess
@@ -10,12 +11,13 @@ import pytest
 import tensorflow as tf
 
 import cache
-from cache import console, layout
+from cache import console, layout, rejected
+from cache.photos import NOT_A_FILE
 from extract import decode
 from extract.__main__ import main
 from extract.run import extract
 from extract.settings import Settings
-from tests import modules, processes
+from tests import modules, processes, trouble
 from tests.pictures import make_folder, write_picture
 
 # The flags beside `--image_dir` with two sound classes, and what the line holds.
@@ -117,6 +119,64 @@ def test_a_file_size_limit_is_an_error_of_one_line(tmp_path, module):
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert "cannot write" in line
     assert "Traceback" not in done.stderr
+
+
+def extract_without_rights(flags):
+    trouble.obey_permissions()
+    return processes.command("extract", flags)
+
+
+def test_what_may_not_be_looked_at_is_left_out_named_and_found_again(tmp_path, module, extracted, run):
+    photos = tmp_path / "photos"
+    make_folder(photos, {"c": 2}, first_seed=50)
+    run()
+    (tmp_path / "closed").mkdir()
+    (photos / "a" / "link.png").symlink_to(tmp_path / "closed" / "1.png")
+    for folder in (tmp_path / "closed", photos / "c"):
+        folder.chmod(0)
+    flags = ["--image_dir", photos, "--cache_dir", tmp_path / "cache", "--module", module]
+    done = processes.run(extract_without_rights, flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        "warning: files or folders that cannot be looked at now are left out, with all that lies below: 2, such as "
+        f"{photos}/a/link.png (Permission denied)\n"
+    )
+    assert "0 computed, 6 reused, 2 files rejected" in done.stdout
+    listed = [rejected.Rejected(path, NOT_A_FILE, rejected.RETRY, "Permission denied") for path in ("a/link.png", "c")]
+    assert rejected.read(extracted) == listed
+    assert cache.open(extracted).labels == ["a", "b"]
+    for folder in (tmp_path / "closed", photos / "c"):
+        folder.chmod(0o700)
+    (photos / "a" / "link.png").unlink()
+    result = run()
+    assert (result.computed, result.reused, result.rejected) == (0, 8, 0)
+    assert cache.open(extracted).labels == ["a", "b", "c"]
+
+
+def test_a_folder_that_a_broken_disk_cannot_list_is_left_out_until_it_can(tmp_path, extracted, run, monkeypatch):
+    photos, scandir = tmp_path / "photos", os.scandir
+    make_folder(photos, {"c": 2}, first_seed=50)
+    run()
+
+    def scan(path):
+        return trouble.break_down() if path == os.fsencode(photos / "c") else scandir(path)
+
+    with monkeypatch.context() as patched, pytest.warns(UserWarning, match=r"such as .*/c \(Input/output error\)"):
+        patched.setattr(os, "scandir", scan)
+        result = run()
+    assert (result.computed, result.reused, result.rejected) == (0, 6, 1)
+    result = run()
+    assert (result.computed, result.reused, result.rejected) == (0, 8, 0)
+
+
+def test_an_image_dir_that_may_not_be_listed_is_an_error(tmp_path, module):
+    photos = make_folder(tmp_path / "photos", {"a": 1, "b": 1})
+    photos.chmod(0)
+    flags = ["--image_dir", photos, "--cache_dir", tmp_path / "cache", "--module", module]
+    done = processes.run(extract_without_rights, flags)
+    assert done.returncode == 2
+    assert done.stderr == f"error: cannot list {photos}: Permission denied; allow reading it or move it\n"
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_class_without_a_readable_photo_is_named_and_the_index_stays(tmp_path, extracted, run):

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import shutil
+import subprocess
 import termios
 import threading
 import time
@@ -137,6 +138,9 @@ def test_folders_are_searched(world, expected, tmp_path, capsys):
     for place, original in zip(places, source, strict=False):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(original, tmp_path / place)
+    for place in ("sub/@eaDir/c/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/b.png", "sub/$RECYCLE.BIN/b.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source[0], tmp_path / place)
     (tmp_path / "notes.txt").write_text("no photo, and no error either")
     (tmp_path / "sub" / "up").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "pipe")
@@ -147,6 +151,21 @@ def test_folders_are_searched(world, expected, tmp_path, capsys):
     assert list(found) == [source[9], *below, source[10]]
     originals = {str(tmp_path / place): expected[original] for place, original in zip(places, source, strict=False)}
     check(found, expected | originals)
+
+
+def test_folders_are_searched_however_deep(world, expected, tmp_path, capsys):
+    source, deep = next(iter(expected)), tmp_path / "deep"
+    try:
+        folder = f"{deep}/"
+        for _ in range(1100):
+            os.mkdir(folder)
+            folder += "d/"
+        shutil.copy(source, os.path.dirname(folder[:-3]) + "/1.png")
+        status, out, errors = predicted(capsys, world[1], "--json", deep)
+    finally:
+        subprocess.run(["rm", "-rf", deep], check=True)  # Python's own function may recurse, too
+    assert (status, errors) == (0, [])
+    check({source: next(iter(answers(out).values()))}, expected)
 
 
 @pytest.mark.parametrize(("end", "last"), [("\n", "\n"), ("\n", ""), ("\0", "\0"), ("\0", "")])
@@ -258,27 +277,31 @@ def test_a_bar_is_on_the_terminal_unless_the_answers_are(world, expected, elsewh
 
 
 def test_broken_and_missing_photos_cost_only_themselves(world, expected, tmp_path, capsys):
-    paths = list(expected)[:6]
+    paths = list(expected)[:7]
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n no image")
     (tmp_path / "cut.png").write_bytes(Path(paths[0]).read_bytes()[:60])
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "none").mkdir()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "pipe")
     bad = {
         "missing.jpg": "No such file or directory",
         "none": "a folder without photos",
+        "links": "Too many levels of symbolic links",
         "broken.png": BROKEN,
         "pipe": "neither a file nor a folder",
         "cut.png": BROKEN,
         "empty.jpg": BROKEN,
     }
+    inside = {"links": "links/loop"}
     mixed = [argument for pair in zip((tmp_path / name for name in bad), paths, strict=True) for argument in pair]
     for batch_size in (1, 4, 32):
         status, out, errors = predicted(capsys, world[1], "--json", "--batch_size", batch_size, *mixed)
         assert status == 2
         assert errors == [
-            *(f"error: {tmp_path / name}: {reason}" for name, reason in bad.items()),
-            "error: 6 of 12 photos could not be labelled",
+            *(f"error: {tmp_path / inside.get(name, name)}: {reason}" for name, reason in bad.items()),
+            "error: 7 of 14 photos could not be labelled",
         ]
         assert list(answers(out)) == paths
         check(answers(out), expected)

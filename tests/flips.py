@@ -31,7 +31,8 @@ import numpy as np
 import numpy.ma
 
 import cache
-from cache import hdf5, info, layout, thumbnails, verify
+from cache import index as indexes
+from cache import info, layout, shard, thumbnails, verify
 from cache.errors import UserError
 from cache.repair import repair
 from cache.verify import Damage
@@ -90,9 +91,11 @@ def answers(directory: Path, uses: Mapping[str, Use]) -> dict[str, Any]:
 def check(directory: Path, path: Path, sound: Mapping[str, Any], uses: Mapping[str, Use]) -> None:
     """Raises AssertionError unless the flip in `path` is named, or harmless."""
     # Before any sound file.
-    if path.suffix == ".h5":
-        with contextlib.suppress(UserError), hdf5.reading(path) as file:
-            hdf5.arrays(file)
+    with contextlib.suppress(UserError):
+        if path.name == layout.INDEX:
+            indexes.read(path.parent)
+        elif path.suffix == ".h5":
+            shard.read(path) if path.parent.name == layout.SHARDS else thumbnails.read(path)
     is_named = any(path.is_relative_to(damage.path) for damage in _damages(directory))
     found = answers(directory, uses)
     # A flip in the list of rejected photos costs another try of a photo at most.

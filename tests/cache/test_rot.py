@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from cache import files, layout, thumbnails, verify
+from tests.damage import FOOTER
 from tests.processes import REPO
 from tests.random_cache import BACKBONE, NAME, fill, fill_with_everything, rows
 
@@ -37,10 +39,19 @@ def whole(tmp_path_factory):
     return directory
 
 
-def tries_on(directory):
-    """Flips in all files, as `tests.flips` takes them, the same at each call."""
+@pytest.fixture(scope="module")
+def without_footers(whole, tmp_path_factory):
+    """The same as an earlier version wrote it."""
+    directory = shutil.copytree(whole, tmp_path_factory.mktemp("earlier") / NAME)
+    for path in directory.rglob("*.h5"):
+        os.truncate(path, path.stat().st_size - FOOTER)
+    return directory
+
+
+def tries_on(directory, pattern="*"):
+    """Flips in the files that match, as `tests.flips` takes them, the same at each call."""
     chance, tries = random.Random(0), []
-    for path in sorted(path for path in directory.rglob("*") if path.is_file() and path.name != files.LOCK):
+    for path in sorted(path for path in directory.rglob(pattern) if path.is_file() and path.name != files.LOCK):
         content = np.frombuffer(path.read_bytes(), np.uint8)
         is_empty = np.convolve(content != 0, np.ones(17))[8:-8] == 0
         near, far = np.flatnonzero(~is_empty)[:, None].tolist(), chunks(np.flatnonzero(is_empty).tolist(), 16)
@@ -65,10 +76,19 @@ def spread(items, count, chance):
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_flipped_byte_is_found_or_harmless_in_a_process_that_read_nothing_before(whole, part):
+    try_all(whole, tries_on(whole)[part::PARTS])
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_flipped_byte_of_an_index_without_a_footer_is_found_or_harmless(without_footers, part):
+    try_all(without_footers, tries_on(without_footers, layout.INDEX)[part::PARTS])
+
+
+def try_all(whole, tries):
     assert verify.find(whole) == []
     done = subprocess.run(
         [sys.executable, "-m", "tests.flips", whole],
-        input=json.dumps(tries_on(whole)[part::PARTS]),
+        input=json.dumps(tries),
         stdout=subprocess.PIPE,
         cwd=REPO,
         text=True,

@@ -1,6 +1,7 @@
 """HDF5 files of plain arrays: laid out so that each array can be mapped, and read without trusting what they say.
 
 Only the structures are left to the HDF5 library. The arrays are written by the operating system and mapped by it.
+Damaged structures make the library crash, so a footer behind the end of the HDF5 file has their checksum.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import mmap
 import os
 import resource
+import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import IO, Any
 import h5py
 import numpy as np
 from h5py import h5a, h5d, h5l, h5o, h5p, h5s, h5t
+from isal import isal_zlib  # zlib's own crc32 takes four times as long
 
 from cache.errors import UnreadableError, damage, first_line
 from cache.files import check_regular
@@ -29,6 +32,9 @@ _CHECKSUMMED = (2, 3)  # versions of HDF5's superblock with checksums over the f
 # HDF5 puts its structures on pages of their own, which come first, and every array of a page or more on a page
 # boundary. So mapping an array touches no other one, and a file that was cut off has lost its last rows only.
 _PAGE = 8192
+_FOOTER = struct.Struct("<8sQII")  # a mark, the length of the structures, their CRC-32, that of the bytes before it
+_MARK = b"BNECKEND"
+_MOST_STRUCTURES = 1 << 20  # bytes: several times what the longest attributes take
 _LONGEST = 1 << 16  # bytes of an attribute: HDF5's limit for those that its checksums cover
 _LARGEST = 1 << 30  # bytes of one buffer to write: macOS refuses 2 GiB
 _BUFFERS = 1024  # that one system call writes at most (POSIX's IOV_MAX)
@@ -46,10 +52,27 @@ def structures(
 ) -> tuple[bytes, dict[str, int], int]:
     """HDF5's structures for a file of arrays, each of which comes in parts that follow one another.
 
-    Returns the structures' bytes, the offset of each array that is not empty, and the size of the whole file.
+    Returns the structures' bytes, which end where the first array begins, the offset of each array that is not empty,
+    and the size of the HDF5 file.
     """
+    page = _PAGE
+    while True:
+        content, offsets, size = _structures(root_attributes, parts_by_name, array_attributes, page)
+        first = min(offsets.values(), default=size)
+        if len(content) <= first:
+            return content.ljust(first, b"\0"), offsets, size
+        # Long attributes have filled the first pages, and further structures came behind an array.
+        page *= 2
+
+
+def _structures(
+    root_attributes: Mapping[str, Any],
+    parts_by_name: Mapping[str, Sequence[np.ndarray]],
+    array_attributes: Mapping[str, Mapping[str, Any]],
+    page: int,
+) -> tuple[bytes, dict[str, int], int]:
     image = io.BytesIO()  # receives the structures alone, since no array is written
-    with h5py.File(image, "w", libver=("v110", "v110"), fs_strategy="page", fs_page_size=_PAGE) as file:
+    with h5py.File(image, "w", libver=("v110", "v110"), fs_strategy="page", fs_page_size=page) as file:
         _set_attributes(file, root_attributes)
         offsets = {}
         options = h5p.create(h5p.DATASET_CREATE)
@@ -66,6 +89,12 @@ def structures(
         file.flush()
         size = file.id.get_filesize()
     return image.getvalue(), offsets, size
+
+
+def footer(structures: bytes) -> bytes:
+    """What comes behind the end of an HDF5 file: with it, `reading` finds damage in the structures."""
+    start = _FOOTER.pack(_MARK, len(structures), isal_zlib.crc32(structures), 0)[:-4]
+    return start + isal_zlib.crc32(start).to_bytes(4, "little")
 
 
 def write_arrays(file: IO[bytes], parts_by_offset: Iterable[tuple[int, Sequence[np.ndarray]]]) -> None:
@@ -91,7 +120,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
     """
     try:
         check_regular(path)
-        _check_signature(path)
+        _check_structures(path)
         # The files never change once they are there: locking would only keep read-only mounts from working.
         with h5py.File(path, "r", locking=False) as file:
             yield file
@@ -103,28 +132,31 @@ def reading(path: Path) -> Iterator[h5py.File]:
         raise damage(path, first_line(error)) from None
 
 
-def arrays(file: h5py.File) -> tuple[dict[str, np.ndarray], dict[str, Attributes]]:
-    """The arrays of a file as read-only maps, and the attributes of each. Raises what `reading` translates."""
-    datasets = {name: _dataset(file, name) for name in file}
+def arrays(file: h5py.File, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The arrays of these names, those that there are, as read-only maps. Raises what `reading` translates."""
+    # By their names alone: to list what is in a damaged file crashes the HDF5 library.
+    datasets = {name: _dataset(file, name) for name in names if file.id.links.exists(os.fsencode(name))}
     layout = {name: (dataset.dtype, dataset.shape, dataset.get_offset()) for name, dataset in datasets.items()}
     # The file that HDF5 has open, even if another one has taken its name meanwhile.
     with open(os.dup(file.id.get_vfd_handle()), "rb") as same:
-        mapped = _map(same, layout)
-    return mapped, {name: attributes(dataset) for name, dataset in datasets.items()}
+        return _map(same, layout)
 
 
-def attributes(of: h5py.h5g.GroupID | h5d.DatasetID) -> Attributes:
-    """The attributes that are one number or one string of fixed length. Any other was not written by this program."""
-    names: list[bytes] = []
-    h5a.iterate(of, names.append)
+def attributes(of: h5py.HLObject, names: Iterable[str]) -> Attributes:
+    """The attributes of these names, those that are one number or one string of fixed length.
+
+    Any others were not written by this program.
+    """
     found: Attributes = {}
     for name in names:
-        attribute = h5a.open(of, name)
+        if not h5a.exists(of.id, os.fsencode(name)):
+            continue
+        attribute = h5a.open(of.id, os.fsencode(name))
         dtype = attribute.dtype  # h5py computes it again on each access
         if attribute.shape == () and dtype.kind in "iufS" and dtype.itemsize <= _LONGEST:
             value = np.empty((), dtype)
             attribute.read(value)
-            found[os.fsdecode(name)] = os.fsdecode(value.item()) if value.dtype.kind == "S" else value.item()
+            found[name] = os.fsdecode(value.item()) if value.dtype.kind == "S" else value.item()
     return found
 
 
@@ -155,14 +187,25 @@ def allow_files(count: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _check_signature(path: Path) -> None:
-    """HDF5's older formats have no checksums over their structures: a damaged one may seem to be in order."""
-    with open(path, "rb") as file:
+def _check_structures(path: Path) -> None:
+    """Raises ValueError for structures that the HDF5 library must not see.
+
+    Its older formats have no checksums over the structures: a damaged one may seem to be in order. And those of the
+    newer ones do not keep it from crashing.
+    """
+    with open(path, "rb", buffering=0) as file:
         start = file.read(len(_SIGNATURE) + 1)
-    if not start.startswith(_SIGNATURE):
-        raise ValueError("no HDF5 file")
-    if start[-1] not in _CHECKSUMMED:
-        raise ValueError("not written by this program, or format 1, from before the first release")
+        if not start.startswith(_SIGNATURE):
+            raise ValueError("no HDF5 file")
+        if start[-1] not in _CHECKSUMMED:
+            raise ValueError("not written by this program, or format 1, from before the first release")
+        end = os.pread(file.fileno(), _FOOTER.size, max(0, os.fstat(file.fileno()).st_size - _FOOTER.size))
+        mark, length, checksum, _ = _FOOTER.unpack(end.ljust(_FOOTER.size))
+        # Files of earlier versions have no footer, nor do those whose end is lost. A damaged one checks nothing.
+        if mark == _MARK and isal_zlib.crc32(end[:-4]) == int.from_bytes(end[-4:], "little"):
+            content = os.pread(file.fileno(), min(length, _MOST_STRUCTURES), 0)
+            if len(content) != length or isal_zlib.crc32(content) != checksum:
+                raise ValueError("its structures differ from their checksum")
 
 
 def _set_attributes(of: h5py.File | h5py.Dataset, values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cache import table
 from cache.errors import damage
-from cache.layout import INDEX, BackboneInfo, is_committed_name
+from cache.layout import BACKBONE_ATTRIBUTES, INDEX, BackboneInfo, is_committed_name
 from cache.strings import Strings
 from cache.table import INT32, INT64, STRINGS, Schema, Table
 
@@ -69,7 +69,7 @@ def read(directory: Path) -> tuple[BackboneInfo, Index]:
 def read_table(directory: Path) -> tuple[BackboneInfo, Index, Table]:
     """The same with the table of photos, whose numbers and paths are not checked at all."""
     path = directory / INDEX
-    attributes, tables = table.read(path, "index", SCHEMAS)
+    attributes, tables = table.read(path, "index", SCHEMAS, [*BACKBONE_ATTRIBUTES, "image_dir"])
     names: dict[str, list[str]] = {}
     # There are few labels and shards, and a wrong name would make many photos wrong.
     for kind in ("labels", "shards"):

@@ -61,6 +61,9 @@ class BackboneInfo:
         )
 
 
+BACKBONE_ATTRIBUTES = [field.name for field in fields(BackboneInfo)]  # of the files of its folder
+
+
 def directories(cache_dir: Path) -> list[Path]:
     """The folders of backbones in a cache_dir that hold anything committed, sorted; [cache_dir] if it is one itself.
 

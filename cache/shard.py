@@ -12,7 +12,7 @@ import numpy as np
 from cache import table
 from cache.errors import damage
 from cache.files import own_folder
-from cache.layout import SHARDS, BackboneInfo, new_name
+from cache.layout import BACKBONE_ATTRIBUTES, SHARDS, BackboneInfo, new_name
 from cache.strings import Strings
 from cache.table import INT64, STRINGS, UINT64, Numbers, Schema, Table
 
@@ -26,6 +26,7 @@ SCHEMAS: dict[str, Schema] = {
         "bottlenecks": Numbers((np.float16, np.float32), dimensions=2),
     }
 }
+ATTRIBUTES = [*BACKBONE_ATTRIBUTES, "precision", "engine"]
 COLUMNS = SCHEMAS["rows"]
 NUMBERS = [name for name, kind in COLUMNS.items() if kind is not STRINGS]
 
@@ -77,7 +78,7 @@ def read(path: Path) -> Shard:
 
     Raises CacheError for one that is missing, damaged, or newer than this reader.
     """
-    attributes, tables = table.read(path, "shard", SCHEMAS)
+    attributes, tables = table.read(path, "shard", SCHEMAS, ATTRIBUTES)
     rows = Rows(**tables["rows"].columns)  # type: ignore[arg-type]
     if attributes.get("dimension") != rows.bottlenecks.shape[1]:
         raise damage(path, "its vectors have another length")

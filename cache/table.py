@@ -104,11 +104,13 @@ def write(
                 arrays[name] = [np.ascontiguousarray(part[name]) for part in parts]
     root_attributes = {**attributes, "format": FORMAT, "version": VERSION, "kind": kind}
     structures, offsets, size = hdf5.structures(root_attributes, arrays, covers)
+    footer = hdf5.footer(structures)
     # The operating system writes the arrays, not HDF5. Nothing is copied, and a full disk fails in one place with a
     # plain errno. HDF5 would report it from wherever it happens to flush, its own clean-up included.
     with files.replacing(path) as file, ThreadPoolExecutor(2, "write") as threads:
-        file.truncate(size)
         file.write(structures)
+        file.seek(size)
+        file.write(footer)
         file.flush()
         # Checksums, copying to the system's memory and the disk take about as long, so they run at the same time.
         writing = threads.submit(hdf5.write_arrays, file, [(offsets[name], arrays[name]) for name in offsets])
@@ -136,24 +138,33 @@ def _flush_until_done(file: IO[bytes], writing: Future[None]) -> None:
         getattr(os, "fdatasync", os.fsync)(file.fileno())  # macOS has no fdatasync
 
 
-def read(path: Path, kind: str, schemas: Mapping[str, Schema]) -> tuple[Attributes, dict[str, Table]]:
-    """The attributes of a file that `write` made, and its tables of the names in `schemas`.
+def read(
+    path: Path, kind: str, schemas: Mapping[str, Schema], attributes: Iterable[str] = ()
+) -> tuple[Attributes, dict[str, Table]]:
+    """The `attributes` of a file that `write` made, as far as it has them, and its tables of the names in `schemas`.
 
     Checks the structure and the types, not the rows: `Strings.is_sound` and `Table.damaged` do. Raises CacheError for a
     file that is missing, damaged, of another kind or format, or newer than this reader.
     """
     try:
         with hdf5.reading(path) as file:
-            attributes = hdf5.attributes(file.id)
-            _check_kind(path, attributes, kind)
-            arrays, array_attributes = hdf5.arrays(file)
-            tables = {
-                table: _table(table, schema, str(array_attributes[table + CHECKSUMS]["covers"]).split(), arrays)
-                for table, schema in schemas.items()
-            }
+            found = hdf5.attributes(file, ["format", "version", "kind", *attributes])
+            _check_kind(path, found, kind)
+            arrays = hdf5.arrays(file, [name for table, schema in schemas.items() for name in _arrays(table, schema)])
+            covers = {table: hdf5.attributes(file[table + CHECKSUMS], ["covers"])["covers"] for table in schemas}
+            tables = {table: _table(table, schema, covers[table].split(), arrays) for table, schema in schemas.items()}
     except FileNotFoundError:
         raise CacheError(f"{path} is missing; copy it again, or {REPAIR}") from None
-    return attributes, tables
+    return found, tables
+
+
+def _arrays(table: str, schema: Schema) -> Iterator[str]:
+    """The names of the arrays that make a table."""
+    yield table + CHECKSUMS
+    for name, numbers in schema.items():
+        yield name
+        if numbers is STRINGS:
+            yield name + OFFSETS
 
 
 def check_rows(path: Path, table: Table) -> None:

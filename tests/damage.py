@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 from hypothesis import strategies as st
 
+FOOTER = 24  # bytes at the end of an HDF5 file of a cache, with the checksum of its structures
+
 
 def place_of(path: Path, array: str, row: int) -> int:
     """Where in an HDF5 file the row of an array begins."""

@@ -40,12 +40,12 @@ def rows(count: int, seed: int, dtype: str = "float16") -> Rows:
     )
 
 
-def fill(directory: Path, parts: Sequence[Rows]) -> tuple[Index, np.ndarray]:
+def fill(directory: Path, parts: Sequence[Rows], backbone: layout.BackboneInfo = BACKBONE) -> tuple[Index, np.ndarray]:
     """Writes one shard for each of `parts`, and an index over all rows in random order.
 
     Returns the index and the bottlenecks [N, D] in its order.
     """
-    with Writer(directory, ATTRIBUTES) as writer:
+    with Writer(directory, ATTRIBUTES | backbone.attributes()) as writer:
         for part in parts:
             writer.append(part)
             writer.commit()
@@ -67,7 +67,7 @@ def fill(directory: Path, parts: Sequence[Rows]) -> tuple[Index, np.ndarray]:
         shard_ids[order],
         shard_rows[order],
     )
-    indexes.write(directory, BACKBONE, index)
+    indexes.write(directory, backbone, index)
     return index, whole.bottlenecks[order]
 
 

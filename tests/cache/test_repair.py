@@ -17,7 +17,7 @@ from cache import index as indexes
 from cache.__main__ import main
 from cache.repair import repair
 from cache.writer import COMMIT_BYTES
-from tests.damage import flip, place_of
+from tests.damage import FOOTER, flip, place_of
 from tests.processes import REPO
 from tests.random_cache import BACKBONE, COUNT, NAME, fill, fill_with_everything, rows, shard_paths, take
 
@@ -160,7 +160,7 @@ def test_a_file_cut_off_behind_its_rows_is_named_and_every_row_kept(made):
     directory, _ = made
     before = view(directory)
     path = shard_paths(directory)[0]
-    os.truncate(path, path.stat().st_size - 1)
+    os.truncate(path, path.stat().st_size - FOOTER - 1)
     with pytest.raises(cache.CacheError, match=path.name):
         cache.open(directory)
     [damage] = verify.find(directory)

@@ -1,130 +1,114 @@
-"""No damage goes unnoticed: every byte of a cache is flipped, one at a time.
+"""No damage goes unnoticed: bytes of a cache are flipped, one at a time, and each is found or harmless.
 
-With LONG=1 in the environment each byte is flipped in one bit and then in all, otherwise in one of the two ways.
+With LONG=1 in the environment every byte of every file is, in one bit and then in all; otherwise a sample. The empty
+rest of HDF5's pages, zeros among zeros, is flipped 16 bytes at a time.
 """
 
-import functools
+import itertools
+import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-import cache
-from cache import hdf5, layout, manifest, rejected, shard, verify
-from cache import index as indexes
-from tests.damage import flipped
+from cache import files, layout, thumbnails, verify
+from tests.damage import FOOTER
 from tests.processes import REPO
-from tests.random_cache import NAME, REJECTED, content, fill_with_everything, shard_paths
+from tests.random_cache import BACKBONE, NAME, fill, fill_with_everything, rows
 
 LONG = bool(os.environ.get("LONG"))
 ALL_BITS = 255
-
-
-@pytest.fixture
-def made(tmp_path):
-    fill_with_everything(tmp_path / NAME)
-    return tmp_path / NAME
+PARTS = 16 if LONG else 1  # that can be tried at the same time
+THOROUGH = 16  # after one of so many flips, the cache is used for everything and repaired
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """One shard of two rows, in files with pages of 512 bytes, the fewest that HDF5 allows.
-
-    There are as many flips as bytes, and most of a page of 8,192 bytes would be empty.
-    """
+def whole(tmp_path_factory):
+    """A cache with a file of every kind, and few rows: most flips are in what describes them."""
     directory = tmp_path_factory.mktemp("rot") / NAME
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hdf5, "_PAGE", 512)
-        fill_with_everything(directory, [2])
+    index, _ = fill_with_everything(directory, [3])
+    # Only as much of a JPEG as is looked at.
+    jpegs = [b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x01\x00\x01" + name for name in (b"1st", b"2nd", b"3rd")]
+    thumbnails.write(directory, [thumbnails.of(index, np.arange(3), jpegs)])
+    changed = BACKBONE.augmented("flip (1), seed 0, version 1")
+    fill(layout.augmentation_dir(directory, 1, changed), [rows(3, 0)], changed)
     return directory
 
 
-def one_bit(place):
-    """A mask of one bit, another for the next place."""
-    return 1 << place % 8
+@pytest.fixture(scope="module")
+def without_footers(whole, tmp_path_factory):
+    """The same as an earlier version wrote it."""
+    directory = shutil.copytree(whole, tmp_path_factory.mktemp("earlier") / NAME)
+    for path in directory.rglob("*.h5"):
+        os.truncate(path, path.stat().st_size - FOOTER)
+    return directory
 
 
-def masks_of(place):
-    if LONG:
-        return [one_bit(place), ALL_BITS]
-    return [(1, 2, 4, 8, 16, 32, 64, 128, ALL_BITS)[place % 9]]
+def tries_on(directory, pattern="*"):
+    """Flips in the files that match, as `tests.flips` takes them, the same at each call."""
+    chance, tries = random.Random(0), []
+    for path in sorted(path for path in directory.rglob(pattern) if path.is_file() and path.name != files.LOCK):
+        content = np.frombuffer(path.read_bytes(), np.uint8)
+        is_empty = np.convolve(content != 0, np.ones(17))[8:-8] == 0
+        near, far = np.flatnonzero(~is_empty)[:, None].tolist(), chunks(np.flatnonzero(is_empty).tolist(), 16)
+        if not LONG:
+            near, far = spread(near, 8 + len(near) // 150, chance), spread(far, 2, chance)
+        for places in near + far:
+            masks = [1 << places[0] % 8, ALL_BITS]
+            for mask in masks if LONG else [chance.choice(masks)]:
+                tries.append((str(path.relative_to(directory)), places, mask, len(tries) % THOROUGH == 0))
+    return tries
 
 
-def is_named(path, damages):
-    return any(path == damage.path or path.is_relative_to(damage.path) for damage in damages)
+def chunks(items, length):
+    return [items[start : start + length] for start in range(0, len(items), length)]
 
 
-@pytest.mark.parametrize("name", ["index.h5", "shard", "saved_model.pb", "data", "SHA256SUMS"])
-def test_every_flipped_byte_is_found_or_harmless(small, name, monkeypatch):
-    path = shard_paths(small)[0] if name == "shard" else next(small.rglob(name))
-    before = content(small)
-    # The files that stay as they are are read once. To read them for each flip would take most of the time.
-    if name != "shard":
-        monkeypatch.setattr(shard, "read", functools.cache(shard.read))
-    if name != "index.h5":
-        monkeypatch.setattr(indexes, "read_table", functools.cache(indexes.read_table))
-    if name in ("shard", "index.h5"):
-        monkeypatch.setattr(manifest, "damage", functools.cache(manifest.damage))
-
-    def is_found(masks):
-        with flipped(path, masks):
-            damages = verify.find(small)
-            assert is_named(path, damages) or (damages == [] and content(small) == before), list(masks)
-        return bool(damages)
-
-    def invert(places):
-        """Flips all bits of these bytes at once, and where that is found, of fewer, down to one by one."""
-        if places and is_found(dict.fromkeys(places, ALL_BITS)) and len(places) > 1:
-            invert(places[: len(places) // 2])
-            invert(places[len(places) // 2 :])
-
-    size, harmless, block_length = path.stat().st_size, [], 16
-    for start in range(0, size, block_length):
-        block = range(start, min(start + block_length, size))
-        # The free space at the end of a page is covered by no checksum and read by nobody: one flip shows that a whole
-        # block lies there.
-        if not is_found({place: one_bit(place) for place in block}):
-            harmless += block
-        else:
-            harmless += [place for place in block if not all(is_found({place: mask}) for mask in masks_of(place))]
-    assert len(harmless) < 0.6 * size
-    invert(harmless)
-    assert verify.find(small) == []
+def spread(items, count, chance):
+    """One at random from each of `count` equal stretches; all of them if they are fewer."""
+    edges = [len(items) * i // count for i in range(count + 1)]
+    return [chance.choice(items[start:stop]) for start, stop in itertools.pairwise(edges) if start < stop]
 
 
-def test_a_flip_in_the_list_of_rejected_photos_is_found_or_costs_another_try_at_most(small):
-    path = small / layout.REJECTED
-    before = content(small)
-    for place in range(path.stat().st_size):
-        for mask in (one_bit(place), ALL_BITS):
-            with flipped(path, {place: mask}):
-                if is_named(path, verify.find(small)):
-                    with pytest.raises(cache.CacheError, match=layout.REJECTED):
-                        rejected.read(small)
-                    continue
-                others = [value for value in content(small) if value != rejected.read(small)]
-                assert others == [value for value in before if value != REJECTED], (place, mask)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_flipped_byte_is_found_or_harmless_in_a_process_that_read_nothing_before(whole, part):
+    try_all(whole, tries_on(whole)[part::PARTS])
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_flipped_byte_of_an_index_without_a_footer_is_found_or_harmless(without_footers, part):
+    try_all(without_footers, tries_on(without_footers, layout.INDEX)[part::PARTS])
+
+
+def try_all(whole, tries):
+    assert verify.find(whole) == []
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.flips", whole],
+        input=json.dumps(tries),
+        stdout=subprocess.PIPE,
+        cwd=REPO,
+        text=True,
+        check=True,
+    )
+    broken = json.loads(done.stdout)
+    assert not broken, "\n".join(broken)
+    assert verify.find(whole) == []
 
 
 @pytest.mark.parametrize("stray", [".DS_Store", "variables/._data", "variables/.nfs0001", ".AppleDouble/data"])
-def test_hidden_files_that_a_file_manager_left_are_no_damage(made, stray):
+def test_hidden_files_that_a_file_manager_left_are_no_damage(tmp_path, stray):
+    made = tmp_path / NAME
+    fill_with_everything(made)
     path = made / layout.BACKBONE / stray
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"a view")
     assert not verify.find(made)
     (made / layout.BACKBONE / "stray").write_bytes(b"")
     assert verify.find(made)
-
-
-def test_a_flip_in_a_file_on_pages_of_full_size_is_found_or_harmless(made):
-    before = content(made)
-    path = shard_paths(made)[0]
-    for place in range(0, path.stat().st_size, 191):  # a sample: every byte of a file with small pages is tried above
-        for mask in (one_bit(place), ALL_BITS):
-            with flipped(path, {place: mask}):
-                damages = verify.find(made)
-                assert is_named(path, damages) or (damages == [] and content(made) == before), (place, mask)
 
 
 ENDLESS = """

@@ -1,6 +1,5 @@
 """Damaged, crafted and foreign files of thumbnails: no thumbnail is wrong, and the damage is found and dropped."""
 
-import functools
 import os
 import shutil
 
@@ -11,15 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cache
-from cache import console, files, hdf5, layout, shard, table, thumbnails, verify
-from cache import index as indexes
+from cache import console, files, layout, table, thumbnails, verify
 from cache.__main__ import main
 from cache.compact import compact
 from cache.errors import UserError
 from cache.repair import repair
 from cache.strings import Strings
 from tests import crafted
-from tests.damage import flip, flipped, mutated, place_of
+from tests.damage import flip, mutated, place_of
 from tests.random_cache import NAME, fill, rows
 from tests.thumbnail_cache import fill_with_thumbnails, find_all, jpeg, thumbnail_files
 
@@ -48,40 +46,6 @@ def test_a_damaged_thumbnail_is_named_counts_as_none_and_is_dropped_alone(made, 
     assert verify.find(directory) == [] and not path.exists()
     assert find_all(directory) == [None if i == 7 else jpegs[i] for i in range(13)]
     assert thumbnails.missing(directory, index).tolist() == [7]
-
-
-def test_a_flipped_byte_costs_a_thumbnail_at_most_and_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(hdf5, "_PAGE", 512)  # most of a real file's pages are empty
-    directory = tmp_path / NAME
-    index, _ = fill(directory, [rows(2, 0)])
-    # Only as much of a JPEG as is looked at: there are as many flips as bytes.
-    jpegs = [b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x01\x00\x01" + name for name in (b"first", b"second")]
-    thumbnails.write(directory, [thumbnails.of(index, np.arange(2), jpegs)])
-    opened, [path] = cache.open(directory), thumbnail_files(directory)
-    # The files that stay as they are are read once. To read them for each flip would take most of the time.
-    monkeypatch.setattr(shard, "read", functools.cache(shard.read))
-    monkeypatch.setattr(indexes, "read_table", functools.cache(indexes.read_table))
-    size, wrong, block_length = path.stat().st_size, 0, 16
-
-    def found_after(masks):
-        """What is found instead of the thumbnails."""
-        nonlocal wrong
-        with flipped(path, masks):
-            found = thumbnails.find(opened, np.arange(2))
-            assert all(content in (jpegs[i], None) for i, content in enumerate(found)), list(masks)
-            if found != jpegs:
-                wrong += 1
-                assert [damage.path for damage in verify.find(directory)] == [path], list(masks)
-        return found
-
-    for start in range(0, size, block_length):
-        block = {place: (1, 2, 4, 8, 16, 32, 64, 128, 255)[place % 9] for place in range(start, start + block_length)}
-        if found_after(block) == jpegs:  # free space, which nobody reads
-            continue
-        for place in range(start, start + block_length, 2):
-            found_after({place: block[place]})
-    assert wrong > sum(map(len, jpegs)) / 2
-    assert thumbnails.find(opened, np.arange(2)) == jpegs
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from cache.errors import UserError
 
@@ -72,3 +73,28 @@ def quiet_stderr() -> Iterator[None]:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Holds back what libraries in C write to standard error, such as a decoder's remarks on each photo.
+
+    They would name no file and break the progress bar. What Python writes to sys.stderr gets through.
+    """
+    try:
+        terminal = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with open(terminal, "w", buffering=1, errors="backslashreplace") as file:
+        # Otherwise somebody has replaced it, as notebooks do.
+        python = file if _is_standard_error(sys.stderr) else sys.stderr
+        with quiet_stderr(), contextlib.redirect_stderr(python):
+            yield
+
+
+def _is_standard_error(stream: IO[str]) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError, AttributeError):
+        return False

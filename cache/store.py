@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import files, layout, rejected, shard
+from cache import files, kinds, layout, rejected, shard
 from cache import index as indexes
 from cache.errors import UserError
 from cache.index import Index
@@ -93,11 +93,12 @@ class Store:
         return match(photos, self.directory, self.backbone, skipped, read_fingerprints)
 
     def _rejected_before(self, photos: Photos) -> dict[int, Rejected]:
-        """By position: what is no file, and the photos that an earlier run listed and that have not changed since."""
+        """By position: what cannot be a photo, and those that an earlier run listed and that have not changed since."""
         found = {}
-        for position in np.flatnonzero(photos.sizes == NOT_A_FILE).tolist():
-            mtime = int(photos.mtimes[position])
-            found[position] = Rejected(photos.paths[position], NOT_A_FILE, mtime, "not a file")
+        for position in np.flatnonzero((photos.sizes == NOT_A_FILE) | (photos.sizes > kinds.LARGEST)).tolist():
+            size, mtime = int(photos.sizes[position]), int(photos.mtimes[position])
+            reason = "not a file" if size == NOT_A_FILE else kinds.TOO_LARGE
+            found[position] = Rejected(photos.paths[position], size, mtime, reason)
         before = rejected.read(self.directory)
         by_path = {row.path: row for row in before}
         # Only few photos need their paths compared.

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from cache import kinds
 from cache.errors import first_line
 from cache.photos import Photos
 from cache.strings import Strings
@@ -58,11 +59,16 @@ def batches(
     before come as a list before the next batch. With an `augmentation`, photos come augmented.
     """
     in_pipeline: deque[np.ndarray] = deque()  # the positions that tf.data has taken and not given back yet
+    failures: list[Exception] = []
 
     def recorded() -> Iterator[np.ndarray]:
-        for piece in _in_order(len(paths)) if pieces is None else pieces:
-            in_pipeline.append(piece)
-            yield piece
+        try:
+            for piece in _in_order(len(paths)) if pieces is None else pieces:
+                in_pipeline.append(piece)
+                yield piece
+        except Exception as error:
+            failures.append(error)  # `ignore_errors` drops it, like that of a photo, and the run would just end
+            raise
 
     @_plain
     def load(number: tf.Tensor, path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -91,6 +97,8 @@ def batches(
             yield [_diagnose(image_dir, paths, position) for position in np.delete(positions, present).tolist()]
         yield Batch(positions[present], images, fingerprints.numpy().view(np.uint64).reshape(-1))
         expected += len(positions)
+    if failures:
+        raise failures[0]
     if in_pipeline:
         yield [_diagnose(image_dir, paths, position) for position in np.concatenate(in_pipeline).tolist()]
 
@@ -183,15 +191,5 @@ def _diagnose(image_dir: str | os.PathLike, paths: Strings, position: int) -> Un
     try:
         decode(tf.constant(encoded))
     except tf.errors.OpError as error:
-        return Unreadable(position, _reason(encoded, first_line(error)), retry=False)
+        return Unreadable(position, kinds.reason(encoded[: kinds.HEAD], first_line(error)), retry=False)
     return Unreadable(position, "could not be read at first, but now it can", retry=True)
-
-
-def _reason(encoded: bytes, message: str) -> str:
-    if not encoded:
-        return "the file is empty"
-    kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP"}
-    kind = next((kind for magic, kind in kinds.items() if encoded.startswith(magic)), None)
-    if kind is None:
-        return "not a JPEG, PNG, GIF, BMP or WebP image"
-    return f"broken or unsupported {kind} ({message.rstrip('. ')})"

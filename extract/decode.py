@@ -6,20 +6,15 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from extract import exif
+
 # The name of what `preprocess` computes. Another result for any image needs another name: bottlenecks made in either
 # way must not meet in one cache.
-PREPROCESSING = "upright, bilinear, uint8 (2)"
+PREPROCESSING = "upright, bilinear, uint8 (3)"
 
-# The orientation in the EXIF block of a JPEG, for either byte order: the entries of the first directory, 12 bytes each,
-# up to the one with tag 0x0112, type 3 (short), count 1 (EXIF 2.32, section 4.6). \C is any byte in RE2.
-_EXIF = (
-    r"^\C*?Exif\x00\x00II\*\x00\x08\x00\x00\x00\C{2}(?:\C{12}){0,60}?\x12\x01\x03\x00\x01\x00\x00\x00([\x01-\x08])\x00\C*$",
-    r"^\C*?Exif\x00\x00MM\x00\*\x00\x00\x00\x08\C{2}(?:\C{12}){0,60}?\x01\x12\x00\x03\x00\x00\x00\x01\x00([\x01-\x08])\C*$",
-)
-_HAS_EXIF = r"\C*Exif\x00\x00\C*"
+_KINDS = r"\CPNG\r\n\C*|GIF8\C*|BM\C*|RIFF\C{4}WEBP"  # beside JPEG; \C is any byte in RE2
 # A BMP of 8 bits a pixel (bytes 28 and 29). TensorFlow reads the numbers of its colours as shades of grey.
 _PALETTE_BMP = r"BM\C{26}\x08\x00\C*"
-_EXIF_BYTES = 1024  # the block stands at the start of the file
 
 
 def preprocess(encoded: tf.Tensor, height: int, width: int) -> tf.Tensor:
@@ -35,16 +30,19 @@ def preprocess(encoded: tf.Tensor, height: int, width: int) -> tf.Tensor:
 def decode(
     encoded: tf.Tensor, enough: int | None = None, side: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_min
 ) -> tf.Tensor:
-    """A JPEG, PNG, GIF (first frame), BMP or WebP file's bytes (string scalar) to its upright pixels, uint8 [h, w, 3].
+    """A JPEG, PNG, GIF, BMP or WebP file's bytes (string scalar) to its upright pixels, uint8 [h, w, 3].
 
     A JPEG whose `side`, by default the shorter one, has at least 2, 4 or 8 times `enough` pixels is decoded at that
-    fraction of its size. Transparency is dropped; 16 bits a channel become 8. Raises tf.errors.InvalidArgumentError for
-    anything else.
+    fraction of its size. Of an animation, the first frame counts. Transparency is dropped; 16 bits a channel become 8.
+    Raises tf.errors.InvalidArgumentError for anything else.
     """
-    is_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
-    image = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded, enough, side), lambda: _decode_other(encoded))
+    image, may_be_turned = tf.cond(
+        tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff",
+        lambda: (_decode_jpeg(encoded, enough, side), exif.may_be_in(encoded)),
+        lambda: (_decode_other(encoded), tf.constant(True)),
+    )
+    orientation = tf.cond(may_be_turned, lambda: exif.orientation(encoded), lambda: tf.constant(1))
     image.set_shape([None, None, 3])
-    orientation = _orientation(encoded)
     return tf.cond(orientation > 1, lambda: _upright(image, orientation), lambda: image)
 
 
@@ -52,23 +50,6 @@ def resize(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """uint8 [h, w, 3] to uint8 [height, width, 3], bilinear, whatever the aspect ratio, as the tutorial does."""
     resized = tf.image.resize(image, (height, width))
     return tf.cast(tf.round(tf.ensure_shape(resized, (height, width, 3))), tf.uint8)
-
-
-def _orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """The EXIF orientation of a JPEG, 1 to 8; 1 where there is none. int32 scalar."""
-    head = tf.strings.substr(encoded, 0, _EXIF_BYTES)
-
-    def search() -> tf.Tensor:
-        found = head
-        for pattern in _EXIF:
-            found = tf.strings.regex_replace(found, pattern, r"\1", replace_global=False)
-        # If neither pattern matched, the head is unchanged, and far longer than one byte.
-        is_one = tf.strings.length(found) == 1
-        return tf.where(is_one, tf.cast(tf.io.decode_raw(tf.where(is_one, found, b"\x01"), tf.uint8)[0], tf.int32), 1)
-
-    # The search takes a tenth of the time of decoding, and most images on the web have no EXIF block.
-    is_jpeg = tf.strings.substr(encoded, 0, 2) == b"\xff\xd8"
-    return tf.cond(is_jpeg & tf.strings.regex_full_match(head, _HAS_EXIF), search, lambda: tf.constant(1))
 
 
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -89,11 +70,23 @@ def _decode_jpeg(encoded: tf.Tensor, enough: int | None, side: Callable[[tf.Tens
 
 
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
+    # Which kinds are read is decided here: `decode_image` reads more or fewer with each version of TensorFlow.
+    is_known = tf.strings.regex_full_match(tf.strings.substr(encoded, 0, 12), _KINDS)
+    with tf.control_dependencies([tf.debugging.Assert(is_known, ["not a JPEG, PNG, GIF, BMP or WebP image"])]):
+        encoded = tf.identity(encoded)
     return tf.cond(
         tf.strings.regex_full_match(encoded, _PALETTE_BMP),
         lambda: _decode_palette_bmp(encoded),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        lambda: _decode_true_colours(encoded),
     )
+
+
+def _decode_true_colours(encoded: tf.Tensor) -> tf.Tensor:
+    """uint8 [h, w, 3]: of grey and transparent images, too, which have as many channels as they have in the file. A
+    transparent WebP cannot be asked for three."""
+    image = tf.io.decode_image(encoded, channels=0, expand_animations=False)
+    channels = tf.where(tf.shape(image)[2] < 3, [0, 0, 0], [0, 1, 2])
+    return tf.gather(image, channels, axis=2)
 
 
 def _decode_palette_bmp(encoded: tf.Tensor) -> tf.Tensor:

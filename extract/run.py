@@ -51,7 +51,8 @@ def extract(settings: Settings) -> Result:
             runner.check_made(plain)
             from extract.compute import compute  # TensorFlow, which a run with nothing to do does not import
 
-            compute(runner, store, work, augmentation)
+            with process.quiet_libraries():
+                compute(runner, store, work, augmentation)
             if augmentation and work.newly_rejected:
                 print(f"{work.newly_rejected} photos can no longer be read; augmentation {number} lacks them")
         store.publish(work, runner.read_fingerprints)
@@ -94,4 +95,5 @@ def _add_thumbnails(directory: Path, settings: Settings) -> int:
     process.import_tensorflow()
     from extract.thumbnails import make
 
-    return make(directory, index, missing, settings.threads)
+    with process.quiet_libraries():
+        return make(directory, index, missing, settings.threads)

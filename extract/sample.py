@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cache import console
+from cache import console, files
 from cache.errors import UserError, first_line
 
 MARGIN = 2  # pixels of paper around each scan
@@ -30,7 +30,9 @@ def write(directory: Path) -> int:
             # that have a margin around them and are larger than 8 pixels.
             page = np.pad(255 - image * (255 / 16), MARGIN, constant_values=255)
             picture = Image.fromarray(page.round().astype("uint8"))
-            picture.resize((len(page) * ENLARGED, len(page) * ENLARGED), Image.Resampling.BICUBIC).save(path)
+            large = picture.resize((len(page) * ENLARGED, len(page) * ENLARGED), Image.Resampling.BICUBIC)
+            with files.replacing(path) as file:
+                large.save(file, "PNG")
     return len(digits.target)
 
 

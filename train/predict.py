@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from cache import console, process
+from cache import console, kinds, process
 from cache.bar import bar
 from cache.errors import UserError, first_line
 from cache.passed_over import is_passed_over
@@ -76,7 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
             # The first one that can be read: from here on TensorFlow is needed, which takes seconds to import.
             show = _printer(labels, flags)
             model = _load(saved_model, labels)
-            labelled, broken = _label(model, itertools.chain([photo], photos), flags.batch_size, show)
+            with process.quiet_libraries():
+                labelled, broken = _label(model, itertools.chain([photo], photos), flags.batch_size, show)
             failed += broken
             break
         _print_error(photo.path, reason)
@@ -129,7 +130,7 @@ def _label(
                     try:
                         inputs.append((photo.path, future.result()))
                     except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
-                        _print_error(photo.path, "no image, or a broken one; convert it to JPEG or PNG")
+                        _print_error(photo.path, _why_no_photo(photo.path))
                     except (OSError, UserError) as error:
                         _print_error(photo.path, first_line(error))
                 if inputs:
@@ -273,11 +274,19 @@ def _begins_as_photo(path: str) -> bool:
         return file.read(4).startswith(_MAGIC)
 
 
+def _why_no_photo(path: str) -> str:
+    with open(path, "rb") as file:
+        return kinds.reason(file.read(kinds.HEAD))
+
+
 def _unreadable(path: str) -> str | None:
     """Why a file cannot be read; None if it can."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             return "neither a file nor a folder"
+        if status.st_size > kinds.LARGEST:
+            return kinds.TOO_LARGE
         with open(path, "rb"):
             return None
     except OSError as error:

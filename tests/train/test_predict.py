@@ -24,7 +24,7 @@ from tests.train.runs import quick
 from train import predict, run
 from train.export import labels
 
-BROKEN = "no image, or a broken one; convert it to JPEG or PNG"
+BROKEN = "broken or unsupported PNG"
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_a_bar_is_on_the_terminal_unless_the_answers_are(world, expected, elsewh
 
 
 def test_broken_and_missing_photos_cost_only_themselves(world, expected, tmp_path, capsys):
-    paths = list(expected)[:7]
+    paths = list(expected)[:9]
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n no image")
     (tmp_path / "cut.png").write_bytes(Path(paths[0]).read_bytes()[:60])
     (tmp_path / "empty.jpg").write_bytes(b"")
@@ -285,14 +285,19 @@ def test_broken_and_missing_photos_cost_only_themselves(world, expected, tmp_pat
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "heic.jpg").write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic")
+    (tmp_path / "huge.jpg").write_bytes(Path(paths[0]).read_bytes())
+    os.truncate(tmp_path / "huge.jpg", 20 << 30)
     bad = {
+        "heic.jpg": "a HEIC photo; convert it to JPEG",
+        "huge.jpg": "larger than 1 GiB, which no photo is; move it elsewhere",
         "missing.jpg": "No such file or directory",
         "none": "a folder without photos",
         "links": "Too many levels of symbolic links",
         "broken.png": BROKEN,
         "pipe": "neither a file nor a folder",
         "cut.png": BROKEN,
-        "empty.jpg": BROKEN,
+        "empty.jpg": "the file is empty",
     }
     inside = {"links": "links/loop"}
     mixed = [argument for pair in zip((tmp_path / name for name in bad), paths, strict=True) for argument in pair]
@@ -301,7 +306,7 @@ def test_broken_and_missing_photos_cost_only_themselves(world, expected, tmp_pat
         assert status == 2
         assert errors == [
             *(f"error: {tmp_path / inside.get(name, name)}: {reason}" for name, reason in bad.items()),
-            "error: 7 of 14 photos could not be labelled",
+            "error: 9 of 18 photos could not be labelled",
         ]
         assert list(answers(out)) == paths
         check(answers(out), expected)

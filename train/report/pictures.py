@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from cache import thumbnails
+from cache import process, thumbnails
 from cache.reader import Cache
 from train.data import photos
 from train.export.saved_model import load_backbone
@@ -35,7 +35,7 @@ def small(cache: Cache, rows: np.ndarray) -> list[bytes | None]:
 
 def _thumbnail(backbone: tf.Module, content: bytes) -> bytes | None:
     try:
-        with tf.device("/CPU:0"):  # decoders run nowhere else
+        with process.quiet_libraries(), tf.device("/CPU:0"):  # decoders run nowhere else
             return backbone.thumbnail(tf.constant(content)).numpy()
     except tf.errors.OpError:  # no image, or a broken one
         return None

@@ -79,14 +79,22 @@ def main(arguments: list[str] | None = None) -> None:
     commands = {"info": _info, "verify": _verify, "compact": _compact, "near": _near, "duplicates": _duplicates}
     if flags.command not in FOR_ONE_FOLDER:
         found = [folder for plain in found for folder in (plain, *layout.augmentations(plain))]
-    results = []
+    results, damages = [], []
     for directory in found:
-        content, lines = commands[flags.command](directory, flags)
+        try:
+            content, lines = commands[flags.command](directory, flags)
+        except CacheError as error:  # the others are looked after all the same
+            damages.append(error)
+            continue
         results.append(content)
         if not flags.json:
             print("\n".join(lines))
     if flags.json:
         print(json.dumps(results, indent=2))
+    for damage in damages[:-1]:
+        print(f"error: {damage}", file=sys.stderr)
+    if damages:
+        raise damages[-1]
     damaged = [content["directory"] for content in results if content.get("sound") is False and not content["repaired"]]
     if damaged:
         raise CacheError(

@@ -201,14 +201,19 @@ def locked(directory: Path, shared: bool = False, required: bool = False) -> Ite
     """Keeps others from replacing shards that the index names. With `shared`, several may hold the lock at once.
 
     Readers never wait. If the file system has no locks or the folder cannot be written, the block runs without the
-    lock, unless it is `required`: then it raises UserError. The block gets to know whether it has the lock.
+    lock, unless it is `required`: then it raises UserError. It also does where this user may write the folder, but not
+    the lock that another one made. The block gets to know whether it has the lock.
     """
     with contextlib.ExitStack() as stack:
         has_lock = True
         try:
             file = stack.enter_context(open(directory / LOCK, "r+b", buffering=0, opener=_open_for_lock))
+            _share(file, directory)
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         except OSError as error:
+            if isinstance(error, PermissionError) and (directory / LOCK).exists() and os.access(directory, os.W_OK):
+                remedy = f"its owner can share it with `chmod a+rw {directory / LOCK}`"
+                raise UserError(f"cannot lock {directory}: {first_line(error)}; {remedy}") from None
             if required:
                 remedy = "do it where the folder can be written and files can be locked"
                 raise UserError(f"cannot lock {directory}: {first_line(error)}; {remedy}") from None
@@ -240,6 +245,22 @@ def sweep(folders: Iterable[Path], names: str = "*", age: float = ABANDONED) -> 
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def _share(lock: IO[bytes], directory: Path) -> None:
+    """Lets everybody who may write the folder lock it, whatever this user's umask says."""
+    folder, status = os.stat(directory), os.fstat(lock.fileno())
+    if status.st_uid != os.geteuid():
+        return
+    with contextlib.suppress(OSError):  # a file system without permissions, or a group that is not this user's
+        if status.st_gid != folder.st_gid:
+            os.fchown(lock.fileno(), -1, folder.st_gid)
+    wanted = 0o600
+    for write, both in ((stat.S_IWGRP, 0o060), (stat.S_IWOTH, 0o006)):
+        wanted |= both if folder.st_mode & write else 0
+    if stat.S_IMODE(status.st_mode) != wanted:
+        with contextlib.suppress(OSError):
+            os.fchmod(lock.fileno(), wanted)
 
 
 def _open_for_lock(path: str, _: int) -> int:

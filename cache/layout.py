@@ -14,6 +14,7 @@ from typing import Any
 
 from cache.errors import CacheError, damage
 from cache.files import own_folder
+from cache.passed_over import is_passed_over
 
 INDEX, SHARDS, BACKBONE, REJECTED = "index.h5", "shards", "backbone", "rejected.csv"
 THUMBNAILS = "thumbnails"
@@ -73,7 +74,8 @@ def directories(cache_dir: Path) -> list[Path]:
         return [cache_dir]
     if not cache_dir.is_dir():
         return []
-    found = sorted(entry for entry in cache_dir.iterdir() if entry.is_dir() and is_committed(entry))
+    entries = (entry for entry in cache_dir.iterdir() if not is_passed_over(os.fsencode(entry.name)))
+    found = sorted(entry for entry in entries if entry.is_dir() and is_committed(entry))
     for entry in found:
         if entry.is_symlink():
             raise CacheError(f"{entry} is a link; put the folder itself there, or give {entry.resolve()} alone")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +76,10 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self.index.paths)
+
+    def __reduce__(self) -> tuple[Callable[[Path], Cache], tuple[Path]]:
+        """A copy, also in another process, opens the cache anew: the maps of this one would not be there."""
+        return open, (self.directory,)
 
     def mapped(self) -> Iterator[tuple[slice, np.ndarray]]:
         """All bottlenecks without copying any: read-only maps [n, D] of the files, float16 or float32.
@@ -284,6 +288,17 @@ def _run_starts(shard_ids: np.ndarray, rows: np.ndarray, nearest: int = 1) -> np
     return np.concatenate([np.zeros(1, np.int64), 1 + np.flatnonzero(breaks)])
 
 
+def _modules(directories: Sequence[Path]) -> tuple[dict[Path, str], list[CacheError]]:
+    """The module of each folder of bottlenecks, and the errors of those that are damaged: the others can be used."""
+    names, damages = {}, []
+    for directory in directories:
+        try:
+            names[directory] = read_info(directory).module
+        except CacheError as error:
+            damages.append(error)
+    return names, damages
+
+
 def _choose(path: Path, module: str | None) -> Path:
     if not path.exists():
         raise CacheError(f"no cache at {path}; run the extraction first, or give its --cache_dir")
@@ -291,8 +306,10 @@ def _choose(path: Path, module: str | None) -> Path:
     if not found:
         raise CacheError(f"{path} holds no bottlenecks; run the extraction first, or give its --cache_dir")
     if module is not None:
-        names = {directory: read_info(directory).module for directory in found}
-        found = [d for d in found if module in (names[d], d.name)]
+        names, damages = _modules(found)
+        found = [d for d in found if module == d.name or module == names.get(d)]
+        if not found and damages:
+            raise damages[0]
         if not found:
             raise CacheError(
                 f"{path} holds no bottlenecks of {module}, only of {', '.join(sorted(set(names.values())))}; "

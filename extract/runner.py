@@ -43,7 +43,12 @@ class Runner:
         Raises CacheError when `cache_dir` is itself the folder of another module.
         """
         for directory in layout.directories(self._cache_dir):
-            info = read_info(directory)
+            try:
+                info = read_info(directory)
+            except CacheError:
+                if self._is_one_backbone:
+                    raise
+                continue  # if it is this module's, filling it says so
             if info.identity == self._identity:
                 return Store(directory, info) if layout.has_backbone(directory) else None
         if self._is_one_backbone:

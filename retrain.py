@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache import console, files, process
+from cache.console import print
 from cache.errors import UserError
 from extract.settings import Settings
 from train.export.names import IN_SAVED_MODEL
@@ -249,7 +250,7 @@ def _path_or_none(text: str) -> Path | None:
 
 def script() -> int:
     console.interrupt_on_sigterm()
-    return console.run(main)
+    return console.run(main, is_job=True)
 
 
 if __name__ == "__main__":

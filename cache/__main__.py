@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import console
+from cache.console import print
 from cache.errors import CacheError
 
 COMMANDS = {
@@ -88,9 +89,10 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         results.append(content)
         if not flags.json:
-            print("\n".join(lines))
+            for line in lines:
+                print(line)
     if flags.json:
-        print(json.dumps(results, indent=2))
+        sys.stdout.write(json.dumps(results, indent=2) + "\n")
     for damage in damages[:-1]:
         print(f"error: {damage}", file=sys.stderr)
     if damages:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import builtins
+import contextlib
 import dataclasses
 import io
 import os
@@ -10,11 +12,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
-from cache.errors import UserError
+from cache.errors import UserError, first_line
+from cache.text import printable
 
 T = TypeVar("T", int, float)
+READER_GONE = 128 + signal.SIGPIPE  # the status that a shell gives a command which writes to a pipe without a reader
 
 
 class Interrupted(KeyboardInterrupt):
@@ -80,18 +84,40 @@ def add_flags(parser: argparse.ArgumentParser, settings: type, only: Iterable[st
             parser.add_argument(f"--{name}", default=fields[name].default, **options)
 
 
-def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 2 after an error that the user can fix, 130 after Ctrl-C."""
+def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = None, is_job: bool = False) -> int:
+    """Runs a command and returns its exit status.
+
+    0; 2 after an error that the user can fix; 130 after Ctrl-C; 141 if whoever reads its output, such as `| head`, has
+    gone. With `is_job`, what the command leaves on disk counts more than what it prints: without a reader it goes on.
+    """
     # TensorFlow's C++ code logs during start-up. What a user must know, the commands say themselves.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # By default TensorFlow takes all memory of every GPU at once. That leaves none to others, and hides how much a
     # batch needs.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    # The name of a folder may be no text, or contain characters that this terminal cannot show.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    _open_closed_streams()
+    streams = sys.stdout, sys.stderr
+    for stream in streams:  # a message may have characters that this terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = _Output(streams[0], is_needed=not is_job), _Output(streams[1], is_needed=False)
     try:
-        main(arguments)
+        status = _status(main, arguments)
+        with contextlib.suppress(OSError, UserError):  # otherwise Python would complain about this at its end
+            sys.stdout.flush()
+        return status
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+def _status(main: Callable[[list[str] | None], None], arguments: list[str] | None) -> int:
+    status = 0
+    try:
+        try:
+            main(arguments)
+        except SystemExit as end:  # argparse has printed the help
+            status = int(end.code or 0)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -102,13 +128,69 @@ def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = 
         message = error if isinstance(error, Interrupted) else "interrupted; run the same command again to go on"
         print(message, file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return READER_GONE
     except OSError as error:  # the failures that a command expects have a message with a better remedy
         print(f"error: {error}; fix that and run again: what was committed before is kept", file=sys.stderr)
         return 2
-    return 0
+    return status
+
+
+def _open_closed_streams() -> None:
+    """Opens standard streams that are closed (`2>&-`) to nowhere.
+
+    Otherwise the next file that is opened, such as a shard, would take the place of standard error. Opening a file
+    takes the lowest number that is free, which is the stream's own.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 -- to the end of the process
+
+
+class _Output:
+    """A standard stream whose reader may go away, and whose disk may be full.
+
+    One that is needed then ends the command, with BrokenPipeError or UserError. Any other prints nothing from then on.
+    """
+
+    def __init__(self, stream: TextIO, is_needed: bool):
+        self._stream, self._is_needed = stream, is_needed
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            # What it still holds goes nowhere: Python would try once more at its end, and complain.
+            with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+            problem = f"cannot write standard output: {first_line(error)}"
+            if self._is_needed:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                raise UserError(f"{problem}; write it elsewhere, and run again") from None
+            if not isinstance(error, BrokenPipeError):
+                print(f"warning: {problem}; the work goes on without", file=sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def print(line: object, file: TextIO | None = None, flush: bool = False) -> None:
+    """Prints one line for people: a name in it does nothing to the terminal. Data for programs is written as it is."""
+    builtins.print(printable(str(line)), file=file, flush=flush)
+
+
+def write_names_as_they_are() -> None:
+    """From now on, standard output gets the names of files as the bytes that they are on the disk."""
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has not, and takes text alone
+        sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
 
 
 def counted(number: int, noun: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cache.text import printable
+
 REPAIR = "run `python -m cache verify --repair` on the cache and extract again"
 _LONGEST = 200  # characters of a reason that somebody else's library gives
 
@@ -12,7 +14,7 @@ class UserError(Exception):
     """Something that the user can fix: one line that names the thing and the remedy."""
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())  # a name quoted in it may hold line ends
+        return printable(super().__str__())  # a name quoted in it may hold anything
 
 
 class CacheError(UserError):

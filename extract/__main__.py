@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache import console, files
+from cache.console import print
 from cache.errors import UserError
 from extract.settings import Settings
 
@@ -60,7 +61,7 @@ def _print(settings: Settings, result: Result) -> None:
 def script() -> int:
     """The command `retrain-extract`."""
     console.interrupt_on_sigterm()
-    return console.run(main)
+    return console.run(main, is_job=True)
 
 
 if __name__ == "__main__":

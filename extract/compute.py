@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from cache import process
 from cache.bar import bar
+from cache.console import print
 from cache.errors import UserError, first_line
 from cache.photos import Photos
 from cache.plain_path import plain

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cache import files, layout, process, thumbnails
 from cache import index as indexes
+from cache.console import print
 from cache.store import Store, sweepable
 from cache.work import Work
 from extract.runner import Runner

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from cache import console, files
+from cache.console import print
 from cache.errors import UserError, first_line
 
 MARGIN = 2  # pixels of paper around each scan

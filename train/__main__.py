@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
 def script() -> int:
     """The command `retrain-train`."""
     console.interrupt_on_sigterm()
-    return console.run(main)
+    return console.run(main, is_job=True)
 
 
 if __name__ == "__main__":

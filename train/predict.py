@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from cache import console, kinds, process
 from cache.bar import bar
+from cache.console import print
 from cache.errors import UserError, first_line
 from cache.passed_over import is_passed_over
 from cache.plain_path import plain
+from cache.text import printable
 from train.export import labels as label_files
 from train.export import runs
 from train.export.names import SAVED_MODEL
-from train.report.text import printable
 from train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -183,11 +184,11 @@ def _load(saved_model: Path, labels: Sequence[str]) -> _Model:
 
 def _printer(labels: Sequence[str], flags: Any) -> Callable[[str, np.ndarray], None]:
     """A function that prints a photo's path and its likeliest labels, in the form that `flags` ask for."""
-    width = max(map(len, labels))
+    width = max(len(printable(label)) for label in labels)
     # The bytes of a name that are not UTF-8 are in CSV as they are, and in JSON as Python's lone surrogates.
     table = csv.writer(sys.stdout, lineterminator="\n")
     if flags.csv:
-        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+        console.write_names_as_they_are()
         table.writerow(["path", "rank", "label", "probability"])
 
     def show(path: str, probabilities: np.ndarray) -> None:
@@ -195,13 +196,13 @@ def _printer(labels: Sequence[str], flags: Any) -> Callable[[str, np.ndarray], N
         ranked = [(labels[label_id], float(probabilities[label_id])) for label_id in best]
         if flags.json:
             pairs = [{"label": label, "probability": _rounded(share)} for label, share in ranked]
-            print(json.dumps({"path": path, "labels": pairs}))
+            sys.stdout.write(json.dumps({"path": path, "labels": pairs}) + "\n")
         elif flags.csv:
             table.writerows([path, rank, label, _rounded(share)] for rank, (label, share) in enumerate(ranked, 1))
         else:
-            print(printable(path))
+            print(path)
             for label, share in ranked:
-                print(f"  {label:<{width}} {share:6.1%}")
+                print(f"  {printable(label):<{width}} {share:6.1%}")
 
     return show
 
@@ -225,8 +226,11 @@ def _find(arguments: Iterable[str]) -> Iterator[_Photo]:
 
 def _names_on_stdin() -> Iterator[str]:
     """The names on standard input, each ended by a NUL if the first block has one, otherwise by a line end."""
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        raise UserError("there is no standard input here, as in a notebook; give the names of the photos")
     rest, end = b"", b""
-    while block := sys.stdin.buffer.read1(1 << 16):  # type: ignore[union-attr]
+    while block := stream.read1(1 << 16):
         rest += block
         end = end or next((mark for mark in (b"\0", b"\n") if mark in rest), b"")
         if end:
@@ -315,7 +319,7 @@ def _labels(saved_model: Path) -> list[str]:
 
 
 def _print_error(path: str, reason: str) -> None:
-    tqdm.write(f"error: {printable(path)}: {reason}", file=sys.stderr)
+    tqdm.write(printable(f"error: {path}: {reason}"), file=sys.stderr)
 
 
 def script() -> int:

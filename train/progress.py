@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from cache import files
+from cache.console import print
 from cache.errors import UserError
 from train.report import tensorboard
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.console import print
 from cache.reader import Cache
 from train.data.dataset import Dataset
-from train.report.text import printable
 from train.settings import TrainSettings
 from train.solvers.problem import Trial
 
@@ -134,4 +134,4 @@ def print_mistakes(result: Result, folder: str = "") -> None:
         return
     print("Misclassified test images:")  # the tutorial's line
     for row, label_id in zip(result.test.mistakes, result.test.predicted, strict=True):
-        print(f"{printable(os.path.join(folder, result.cache.paths[row]))}  {result.cache.labels[label_id]}")
+        print(f"{os.path.join(folder, result.cache.paths[row])}  {result.cache.labels[label_id]}")

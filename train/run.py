@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from cache import files, process
+from cache.console import print
 from train import checkpoint
 from train.checkpoint import Checkpoint
 from train.data import photos

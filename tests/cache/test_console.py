@@ -127,13 +127,108 @@ def test_a_bug_is_no_error_of_the_user():
         console.run(main)
 
 
-def test_a_reader_that_closes_the_pipe_is_no_error():
-    script = """
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_ends_well(capsys, flag):
+    assert console.run(lambda arguments: console.Parser(prog="test").parse_args(arguments), [flag]) == 0
+    assert capsys.readouterr().out.startswith("usage: test")
+
+
+# --- standard streams --------------------------------------------------------------------------------------------
+
+PRINTS = """
 import sys
 from cache import console
-sys.exit(console.run(lambda _: print("line\\n" * 100_000)))"""
+def main(_):
+    for number in range(50_000):
+        console.print(f"line {number}")
+    print("a warning", file=sys.stderr)
+    open("done", "w").write("done")
+sys.exit(console.run(main, is_job=IS_JOB))"""
+
+
+def in_shell(tmp_path, redirections, is_job):
+    """(status, standard output, standard error, whether it came to its end) of a command that prints a lot."""
+    (tmp_path / "script.py").write_text(PRINTS.replace("IS_JOB", str(is_job)))
+    command = f"{sys.executable} script.py {redirections}; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
     done = subprocess.run(
-        f"{sys.executable} -c '{script}' | head -1; exit ${{PIPESTATUS[0]}}",
-        shell=True, executable="/bin/bash", cwd=REPO, capture_output=True, text=True,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "line\n", "")
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stdout, done.stderr, (tmp_path / "done").exists()
+
+
+ALL = "".join(f"line {number}\n" for number in range(50_000))
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("redirections", "is_job", "expected"),
+    [
+        ("", False, (0, ALL, "a warning\n", True)),
+        ("2>&-", False, (0, ALL, "", True)),
+        (">&-", False, (0, "", "a warning\n", True)),
+        ("<&-", False, (0, ALL, "a warning\n", True)),
+        ("<&- >&- 2>&-", True, (0, "", "", True)),
+        ("| head -1", False, (141, "line 0\n", "", False)),
+        ("| head -1", True, (0, "line 0\n", "a warning\n", True)),
+        ("2>&1 | head -1", False, (141, "line 0\n", "", False)),
+        ("2>&1 | head -1", True, (0, "line 0\n", "", True)),
+        (">/dev/full", False, (2, "", f"error: cannot write standard output: {FULL}", False)),
+        (">/dev/full", True, (0, "", f"warning: cannot write standard output: {FULL}", True)),
+        ("2>/dev/full", False, (0, ALL, "", True)),
+        (">/dev/full 2>&1", True, (0, "", "", True)),
+    ],
+)
+def test_a_standard_stream_that_is_closed_full_or_unread(tmp_path, redirections, is_job, expected):
+    status, out, errors, is_done = in_shell(tmp_path, redirections, is_job)
+    assert (status, out) == expected[:2]
+    assert errors.startswith(expected[2]) and (errors == "") == (expected[2] == "")
+    assert errors.count("\n") <= (2 if is_job else 1)
+    assert "Traceback" not in errors and "Exception ignored" not in errors
+    assert is_done == expected[3]
+
+
+def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path):
+    script = """
+import os
+from cache import console
+def main(_):
+    with open("shard", "w") as file:
+        os.write(2, b"a library's complaint")
+        file.write("content")
+console.run(main)"""
+    (tmp_path / "script.py").write_text(script)
+    command = f"PYTHONPATH={REPO} {sys.executable} script.py 2>&- >&- <&-"
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    assert (tmp_path / "shard").read_text() == "content"
+
+
+# --- what a terminal would obey ----------------------------------------------------------------------------------
+
+OBEYED = "a\tb\nc\rd\x1b[2Je\x7f\x9b1mf\u2028g\u202eh\u2066i\ud800j\udce9k"
+SHOWN = r"a\tb\nc\rd\x1b[2Je\x7f\x9b1mf\u2028g\u202eh\u2066i\ud800j" + "\N{REPLACEMENT CHARACTER}k"
+LETTERS = "café Кошка 猫 כלב قطة می‌خواهم हिन्दी 👩‍👧 ﷽ \u00a0\u3000\U000e0001"
+
+
+def test_what_a_terminal_would_obey_is_shown_instead(capsys):
+    def main(_):
+        console.print(OBEYED)
+        console.print(OBEYED, file=sys.stderr)
+        raise UserError(OBEYED)
+
+    assert console.run(main) == 2
+    printed = capsys.readouterr()
+    assert printed.out == f"{SHOWN}\n"
+    assert printed.err == f"{SHOWN}\nerror: {SHOWN}\n"
+
+
+def test_letters_of_all_scripts_are_printed_as_they_are(capsys):
+    console.print(LETTERS)
+    console.print(os.fsdecode(LETTERS.encode()))
+    assert capsys.readouterr().out == f"{LETTERS}\n" * 2
+
+
+def test_a_name_that_was_read_as_ascii_is_printed_as_what_it_is(capsys):
+    """As Python reads names where the language is C."""
+    console.print("café \x9b\u202e".encode().decode("ascii", "surrogateescape"))
+    assert capsys.readouterr().out == "café \\x9b\\u202e\n"

@@ -24,7 +24,7 @@ from cache.errors import CacheError, UserError, damage, first_line
         (OSError("no number, only words"), "no number, only words"),
         (OSError(errno.EIO, ""), f"[Errno {errno.EIO}]"),
         (OSError(), "OSError"),
-        (UserError("two\nlines"), "two lines"),
+        (UserError("two\nlines"), "two\\nlines"),
     ],
 )
 def test_the_first_line_of_an_error_says_something(error, line):
@@ -32,7 +32,8 @@ def test_the_first_line_of_an_error_says_something(error, line):
 
 
 def test_an_error_of_the_user_is_one_line_whatever_it_quotes():
-    assert str(UserError("no folder a\nb\r\nc\x0bd; name another")) == "no folder a b c d; name another"
+    error = UserError("no folder a\nb\r\nc\x0bd\x1b[2J; name another")
+    assert str(error) == r"no folder a\nb\r\nc\x0bd\x1b[2J; name another"
 
 
 def test_damage_names_the_file_the_reason_and_the_remedy(tmp_path):

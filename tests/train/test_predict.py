@@ -188,7 +188,7 @@ def test_a_list_may_name_folders_and_be_empty(world, expected):
 
 
 def test_names_are_read_as_they_are_needed(world, expected):
-    """Of an endless list the first photos are labelled, and a reader who closes the pipe ends it."""
+    """Of an endless list the first photos are labelled, and a reader who closes the pipe ends it, as SIGPIPE ends others."""
     child = forked.start("train.predict", "--model", world[1], "--batch_size", "4", "--csv", "-")
 
     def feed():
@@ -203,7 +203,7 @@ def test_names_are_read_as_they_are_needed(world, expected):
     assert first[0] == b"path,rank,label,probability\n"
     assert [line.split(b",")[0].decode() for line in first[1:]] == [next(iter(expected))] * 3
     child.stdout.close()
-    assert child.wait() == 0
+    assert child.wait() == 141
     assert child.stderr.read() == b""
     feeder.join()
     child.stderr.close()

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from cache.console import counted
+from cache.console import counted, print
 from cache.strings import Strings
 from train.data.parts import LEFT_OUT, TRAIN
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache import layout, reader, verify
+from cache.console import print
 from cache.errors import CacheError, UserError
 from cache.reader import Cache
 from train.data import split as splits

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache import labels as class_labels
+from cache.console import print
 from cache.errors import UserError
 from cache.labels import normalise
 from train.data.parts import LEFT_OUT, TRAIN, WORDS

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.console import print
 from cache.errors import UserError, first_line
 from cache.strings import ABSENT, Lookup, Strings
 from train.data import copies, folders
 from train.data.folders import Layout
 from train.data.parts import LEFT_OUT, NAMES, TEST, TRAIN, VALIDATION, WORDS
-from train.report.text import printable
 
 FEW_PHOTOS = 20  # a class of fewer is too small for the tutorial's percentages
 _BUCKETS = 1 << 27  # how many values the tutorial's hash of a path has
@@ -47,7 +47,7 @@ class Split:
         train, validation, test = (self.count(part) for part in (TRAIN, VALIDATION, TEST))
         return (
             f"{len(self.labels)} classes, {train + validation + test:,} photos: {train:,} train, {validation:,} "
-            f"validate, {test:,} test; split by {printable(self.how)}"
+            f"validate, {test:,} test; split by {self.how}"
         )
 
 

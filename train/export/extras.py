@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.console import print
 from train.data import photos
 from train.data.parts import TEST, TRAIN
 from train.export import lite, tutorial

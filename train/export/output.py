@@ -6,6 +6,7 @@ import shlex
 from dataclasses import replace
 
 from cache import files
+from cache.console import print
 from cache.errors import UserError
 from train import checkpoint
 from train.export import extras, labels, runs, saved_model
@@ -35,9 +36,9 @@ def write(result: Result) -> None:
     files.sweep([folder], f"{checkpoint.FILE}.*", age=0)
     print(
         f"{result.how_fitted} in {result.seconds:.1f} s; in {runs.newest(folder)}: {SAVED_MODEL}/, {LABELS}, "
-        f"{METRICS}, {REPORT}\n"
-        f"TensorBoard: {settings.logs_dir}\n"
-        f"try: python -m train.predict --model {shlex.quote(str(folder))} photo.jpg"
+        f"{METRICS}, {REPORT}"
     )
+    print(f"TensorBoard: {settings.logs_dir}")
+    print(f"try: python -m train.predict --model {shlex.quote(str(folder))} photo.jpg")
     if failure:
         raise failure

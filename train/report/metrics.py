@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.text import printable
 from train.report.tables import MATRIX
-from train.report.text import printable
 
 if TYPE_CHECKING:
     from train.report.evaluate import Evaluation

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from cache.text import printable
 from train.report import charts
 from train.report.charts import Axis, Curve
 from train.report.search import search
 from train.report.tables import MATRIX, Cell, Row, Table
-from train.report.text import percent, printable
+from train.report.text import percent
 
 if TYPE_CHECKING:
     import jinja2

@@ -29,13 +29,14 @@ from tensorflow.core.framework.types_pb2 import DT_FLOAT
 from tensorflow.core.util.event_pb2 import Event
 
 from cache import files
+from cache.console import print
 from cache.errors import UserError
 from cache.plain_path import plain
 from cache.reader import Cache
+from cache.text import printable
 from train.data import split
 from train.random_streams import RandomStream
 from train.report.evaluate import Evaluation
-from train.report.text import printable
 
 if TYPE_CHECKING:
     from train.result import Result

@@ -14,6 +14,7 @@ import tensorflow as tf
 from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import threadpool_limits
 
+from cache.console import print
 from train.data import batches
 from train.data.batches import Images, Passes
 from train.solvers import head

@@ -1,4 +1,4 @@
-"""Folders whose names mean something to TensorFlow, the terminal or nobody: every command works in them."""
+"""Where commands run: in folders of any name, without a reader, in a notebook."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import cache
 from cache.plain_path import plain
-from tests import forked, modules
+from tests import forked, modules, processes
 from tests.pictures import make_folder, pixels
 from tests.processes import REPO
 
@@ -119,3 +119,68 @@ def test_the_language_of_the_terminal_changes_no_path(odd):
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
     assert b"\n  a " in done.stdout
+
+
+def test_a_training_goes_on_when_nobody_reads_what_it_prints(odd, tmp_path):
+    flags = ["--cache_dir", odd / "cache", "--output_dir", tmp_path / "retrained", "--solver", "sgd"]
+    child = forked.start("train.__main__", *flags, "--how_many_training_steps", 500)
+    assert child.stdout.readline()
+    child.stdout.close()
+    child.stderr.close()
+    child.stdin.close()
+    assert child.wait() == 0
+    assert (tmp_path / "retrained" / "latest" / "report.html").exists()
+
+
+def test_predict_ends_when_nobody_reads_what_it_prints(odd):
+    photos = [odd / "photos" / "a"] * 2000  # more than a pipe holds
+    child = forked.start("train.predict", "--model", odd / "retrained", "--json", *photos)
+    assert child.stdout.readline()
+    child.stdout.close()
+    child.stdin.close()
+    assert (child.wait(), child.stderr.read()) == (141, b"")
+
+
+class Notebook:
+    """Standard output as ipykernel has it: it takes text, and has neither a file nor an encoding to choose."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+        return len(text)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return False
+
+
+def in_notebook(root, module):
+    """Calls the commands' functions with such an output; returns 0 if it got what they print."""
+    from extract.__main__ import main as extract
+    from train import predict
+    from train.__main__ import main as train
+
+    stdout, sys.stdout, sys.stderr = sys.stdout, Notebook(), Notebook()
+    extract(["--image_dir", f"{root}/photos", "--cache_dir", f"{root}/cache", "--module", module])
+    train(["--cache_dir", f"{root}/cache", "--output_dir", f"{root}/retrained"])
+    for form in ([], ["--csv"], ["--json"]):
+        predict.main(["--model", f"{root}/retrained", *form, f"{root}/photos/a/000.png"])
+    printed, sys.stdout = sys.stdout.text, stdout
+    print(printed)
+    return 0
+
+
+def test_commands_are_functions_in_a_notebook(tmp_path, module):
+    make_folder(tmp_path / "photos", {"a": 30, "b": 30})
+    done = processes.run(in_notebook, str(tmp_path), module)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "60 computed, 0 reused, 0 files rejected" in lines
+    assert any(line.startswith("Final test accuracy = ") for line in lines)
+    assert f"{tmp_path}/photos/a/000.png" in lines
+    assert "path,rank,label,probability" in lines
+    assert any(line.startswith('{"path": ') for line in lines)

@@ -188,7 +188,7 @@ def test_a_list_may_name_folders_and_be_empty(world, expected):
 
 
 def test_names_are_read_as_they_are_needed(world, expected):
-    """Of an endless list the first photos are labelled, and a reader who closes the pipe ends it, as SIGPIPE ends others."""
+    """Of an endless list the first photos are labelled. A reader who closes the pipe ends it, as SIGPIPE would."""
     child = forked.start("train.predict", "--model", world[1], "--batch_size", "4", "--csv", "-")
 
     def feed():

@@ -2,7 +2,7 @@
 #
 #   make extract IMAGE_DIR=~/flower_photos      fills CACHE_DIR with the bottlenecks of the photos
 #   make train                                  fits a classifier on CACHE_DIR, into OUTPUT_DIR
-#   make predict IMAGES="a.jpg b.jpg"           labels photos with it
+#   make predict IMAGES="a.jpg 'my b.jpg'"      labels photos with it
 #   make bench IMAGE_DIR=~/flower_photos        measures each stage beside its limit
 #
 # ARGS passes further flags on: make train ARGS="--solver sweep"; python -m train -h lists them.

@@ -74,19 +74,17 @@ def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
     is_known = tf.strings.regex_full_match(tf.strings.substr(encoded, 0, 12), _KINDS)
     with tf.control_dependencies([tf.debugging.Assert(is_known, ["not a JPEG, PNG, GIF, BMP or WebP image"])]):
         encoded = tf.identity(encoded)
-    return tf.cond(
-        tf.strings.regex_full_match(encoded, _PALETTE_BMP),
-        lambda: _decode_palette_bmp(encoded),
-        lambda: _decode_true_colours(encoded),
+    is_palette_bmp = tf.strings.regex_full_match(encoded, _PALETTE_BMP)
+    is_webp = tf.strings.substr(encoded, 0, 4) == b"RIFF"
+    return tf.switch_case(
+        tf.where(is_palette_bmp, 0, tf.where(is_webp, 1, 2)),
+        [
+            lambda: _decode_palette_bmp(encoded),
+            # A transparent one cannot be asked for three channels.
+            lambda: tf.io.decode_image(encoded, channels=0, expand_animations=False)[:, :, :3],
+            lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        ],
     )
-
-
-def _decode_true_colours(encoded: tf.Tensor) -> tf.Tensor:
-    """uint8 [h, w, 3]: of grey and transparent images, too, which have as many channels as they have in the file. A
-    transparent WebP cannot be asked for three."""
-    image = tf.io.decode_image(encoded, channels=0, expand_animations=False)
-    channels = tf.where(tf.shape(image)[2] < 3, [0, 0, 0], [0, 1, 2])
-    return tf.gather(image, channels, axis=2)
 
 
 def _decode_palette_bmp(encoded: tf.Tensor) -> tf.Tensor:

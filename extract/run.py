@@ -72,7 +72,7 @@ def extract(settings: Settings) -> Result:
 
 def _drop_other_augmentations(plain: Store, runner: Runner) -> None:
     """Deletes the augmentations that other flags made; first makes sure that new ones can be made."""
-    files.sweep([plain.directory / layout.AUGMENTATIONS])
+    files.sweep([files.own_folder(plain.directory, layout.AUGMENTATIONS)])
     others = []
     for folder in layout.augmentations(plain.directory, begun=True):
         number = layout.augmentation_number(folder)

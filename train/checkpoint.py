@@ -14,7 +14,7 @@ import numpy as np
 
 from cache import files
 from cache.console import Interrupted
-from cache.errors import UserError
+from cache.errors import CacheError, UserError
 from train.result import Fitting, Point
 from train.settings import TrainSettings
 
@@ -103,12 +103,13 @@ def load(settings: TrainSettings, digest: str) -> tuple[State, list[Point]]:
     """
     path = settings.output_dir / FILE
     try:
+        files.check_regular(path)
         with np.load(path, allow_pickle=False) as arrays:
             state = {name.removeprefix("state_"): arrays[name] for name in arrays.files if name.startswith("state_")}
             saved, points = json.loads(arrays["run"].item()), arrays["points"]
     except FileNotFoundError:
         raise UserError(f"{path} is not there: no run was interrupted; leave --resume out") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+    except (CacheError, OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{path} is damaged; delete it and leave --resume out") from None
     if saved.get("layout") != VERSION:
         raise UserError(f"{path} was left by another version of this program; leave --resume out to begin anew")

@@ -167,6 +167,10 @@ def test_a_link_to_augmentations_elsewhere_is_refused_and_nothing_there_is_touch
     path = extracted / layout.AUGMENTATIONS if which == "all" else layout.augmentations(extracted)[1]
     shutil.move(path, tmp_path / path.name)
     path.symlink_to(tmp_path / path.name)
+    swept = tmp_path / path.name / ".x.tmp"  # a killed run's, as it seems
+    swept.mkdir()
+    (swept / "thesis.txt").write_text("ten years of work")
+    os.utime(swept, (0, 0))
     before = contents(tmp_path / path.name)
     # Other flags drop the augmentations that are there.
     for change in (lambda: reader.augmentations(cache.open(extracted)), lambda: augment(augment_seed=1)):

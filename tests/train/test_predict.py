@@ -318,6 +318,11 @@ def test_nothing_to_label_needs_no_tensorflow(world, tmp_path, without_tensorflo
 
     assert "no model at" in error(tmp_path / "none")
     assert "is no model" in error(tmp_path)
+    copied = shutil.copytree(world[1] / "latest", tmp_path / "model")
+    (copied / "saved_model" / labels.ASSET).unlink()
+    os.mkfifo(copied / "saved_model" / labels.ASSET)  # would be read for ever
+    assert "has no labels" in error(copied)
+    shutil.rmtree(copied)
     assert "--model: an empty path; name a file or folder" in error("")
     assert "--top_k" in error(world[1], "--top_k", "0")
     assert "not allowed with" in error(world[1], "--json", "--csv")

@@ -183,6 +183,15 @@ def test_a_damaged_file_cannot_be_resumed(error):
     assert "is damaged; delete it" in error(change=lambda file: file.write_bytes(file.read_bytes()[:-100]))
 
 
+def replace_by_a_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def test_a_pipe_in_place_of_the_file_is_no_reason_to_wait_for_ever(error):
+    assert "is damaged; delete it" in error(change=replace_by_a_pipe)
+
+
 def test_a_run_that_is_interrupted_before_its_first_point_leaves_nothing(cache_dir, tmp_path):
     child = forked.start("train.__main__", *flags_of(cache_dir, tmp_path / "out", "sgd"))
     while b"classes" not in child.stdout.readline():

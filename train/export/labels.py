@@ -17,5 +17,7 @@ def write(path: Path, labels: Sequence[str]) -> None:
 
 
 def read(path: Path) -> list[str]:
-    """Raises OSError."""
+    """Raises OSError, also for a pipe, which would never end."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
     return os.fsdecode(path.read_bytes()).removesuffix("\n").split("\n")

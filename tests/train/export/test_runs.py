@@ -137,7 +137,7 @@ def around(call, kind, which=1):
 # renamed is the former one, which is then deleted, file by file.
 FORMER = [*around("rename", "run"), *around("symlink", "link"), Step("before", "replace", "link")]
 NEW = [Step("after", "replace", "link"), *around("rename", "run", 2)]
-NEW += [step for which in range(1, 9) for step in around("unlink", "other", which)]
+NEW += [Step("after", "unlink", "other", which) for which in range(1, 9)]
 KILLS = FORMER + NEW if LONG else [FORMER[1], NEW[0], NEW[2]]
 
 

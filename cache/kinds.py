@@ -48,6 +48,11 @@ _TEXTS = {
 }
 
 
+def is_photo(head: bytes) -> bool:
+    """Whether a file that begins with `head`, 4 bytes or more, may be a photo of a kind that is read."""
+    return head.startswith((*_PHOTOS, b"RIFF"))
+
+
 def reason(head: bytes, message: str = "") -> str:
     """Why a file that begins with `head`, up to HEAD bytes, cannot be read as a photo; `message` is the decoder's."""
     if not head:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cache import console, files
+from cache import console
 from cache.console import print
 from cache.errors import UserError, first_line
 
@@ -32,8 +32,9 @@ def write(directory: Path) -> int:
             page = np.pad(255 - image * (255 / 16), MARGIN, constant_values=255)
             picture = Image.fromarray(page.round().astype("uint8"))
             large = picture.resize((len(page) * ENLARGED, len(page) * ENLARGED), Image.Resampling.BICUBIC)
-            with files.replacing(path) as file:
-                large.save(file, "PNG")
+            temporary = path.with_name(f".{path.name}")  # a killed run leaves no half picture under the name
+            large.save(temporary)
+            temporary.replace(path)
     return len(digits.target)
 
 

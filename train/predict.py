@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 # What marks a file in a folder as a photo: its name's ending, or its first bytes.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 
 
 def parser() -> console.Parser:
@@ -275,7 +274,7 @@ def _begins_as_photo(path: str) -> bool:
     if _unreadable(path):
         return False
     with open(path, "rb") as file:
-        return file.read(4).startswith(_MAGIC)
+        return kinds.is_photo(file.read(4))
 
 
 def _why_no_photo(path: str) -> str:

@@ -106,6 +106,7 @@ def nothing_to_do(options: Options) -> Iterator[Result]:
         paths=listed.paths,
         sizes=listed.sizes,
         mtimes=listed.mtimes,
+        listed=listed.listed,
     )
     indexes.write(store.directory, store.backbone, index)
     index_written = (store.directory / layout.INDEX).stat().st_mtime_ns

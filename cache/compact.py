@@ -15,6 +15,7 @@ from cache import index as indexes
 from cache.bar import bar
 from cache.index import Index
 from cache.layout import INDEX, SHARDS, THUMBNAILS
+from cache.photos import LISTED
 from cache.reader import Cache
 from cache.shard import Rows, Shard
 from cache.store import sweepable, withdrawing
@@ -156,7 +157,8 @@ def _rewritten(cache: Cache, old: list[int], new: list[str]) -> tuple[Index, int
     shard_ids, shard_rows = np.array(old_index.shard_ids), np.array(old_index.shard_rows)
     kept = 0
     for numbers in groups.values():
-        attributes = cache.shards[numbers[0]].attributes
+        listed = min(cache.shards[number].listed for number in numbers)
+        attributes = {**cache.shards[numbers[0]].attributes, LISTED: listed}
         for users, rows in bar(_chunks(cache, numbers), desc="compact", unit=" shards", leave=False, delay=1):
             new.append(shard.write(directory / SHARDS, attributes, [rows]))
             names.append(new[-1])

@@ -11,6 +11,7 @@ import numpy as np
 from cache import table
 from cache.errors import damage
 from cache.layout import BACKBONE_ATTRIBUTES, INDEX, BackboneInfo, is_committed_name
+from cache.photos import LISTED, LONG_AFTER, when_listed
 from cache.strings import Strings
 from cache.table import INT32, INT64, STRINGS, Schema, Table
 
@@ -41,12 +42,13 @@ class Index:
     label_ids: np.ndarray  # int32 [N], into labels
     shard_ids: np.ndarray  # int32 [N], into shards
     shard_rows: np.ndarray  # int32 [N], the row in that shard
+    listed: int = LONG_AFTER  # nanoseconds, as in `Photos`
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def same_view(self, other: Index) -> bool:
-        """Whether two indexes say the same of the same photos."""
+        """Whether two indexes say the same of the same photos, which may have been listed at another time."""
         numbers = [name for name, kind in SCHEMAS["images"].items() if kind is not STRINGS]
         return (
             (self.image_dir, list(self.labels), list(self.shards))
@@ -69,7 +71,7 @@ def read(directory: Path) -> tuple[BackboneInfo, Index]:
 def read_table(directory: Path) -> tuple[BackboneInfo, Index, Table]:
     """The same with the table of photos, whose numbers and paths are not checked at all."""
     path = directory / INDEX
-    attributes, tables = table.read(path, "index", SCHEMAS, [*BACKBONE_ATTRIBUTES, "image_dir"])
+    attributes, tables = table.read(path, "index", SCHEMAS, [*BACKBONE_ATTRIBUTES, "image_dir", LISTED])
     names: dict[str, list[str]] = {}
     # There are few labels and shards, and a wrong name would make many photos wrong.
     for kind in ("labels", "shards"):
@@ -84,7 +86,12 @@ def read_table(directory: Path) -> tuple[BackboneInfo, Index, Table]:
         raise damage(path, "it names a shard outside its folder")
     if "image_dir" not in attributes:
         raise damage(path, "the attribute image_dir")
-    index = Index(str(attributes["image_dir"]), **names, **tables["images"].columns)  # type: ignore[arg-type]
+    index = Index(
+        str(attributes["image_dir"]),
+        **names,  # type: ignore[arg-type]
+        **tables["images"].columns,  # type: ignore[arg-type]
+        listed=when_listed(path, attributes),
+    )
     return BackboneInfo.of(path, attributes), index, tables["images"]
 
 
@@ -106,7 +113,8 @@ def points_inside(index: Index, lengths: np.ndarray) -> np.ndarray:
 
 def write(directory: Path, info: BackboneInfo, index: Index) -> None:
     """Replaces the index in `directory` atomically. Raises UserError when it cannot be written."""
+    attributes = {**info.attributes(), "image_dir": index.image_dir, LISTED: index.listed}
     columns = {field.name: getattr(index, field.name) for field in fields(index)}
     columns |= {kind: Strings.of(columns[kind]) for kind in ("labels", "shards")}
     tables = {name: [{column: columns[column] for column in schema}] for name, schema in SCHEMAS.items()}
-    table.write(directory / INDEX, "index", {**info.attributes(), "image_dir": index.image_dir}, SCHEMAS, tables)
+    table.write(directory / INDEX, "index", attributes, SCHEMAS, tables)

@@ -21,6 +21,7 @@ THUMBNAILS = "thumbnails"
 AUGMENTATIONS = "distorted"
 SAVED_MODEL = "saved_model.pb"  # in BACKBONE
 _SUFFIX = ".h5"
+_MOST = 1 << 24  # pixels of a side, or numbers of a bottleneck: a crafted file must not overflow what multiplies them
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class BackboneInfo:
         values = {field.name: attributes.get(field.name) for field in fields(cls)}
         for field in fields(cls):
             value = values[field.name]
-            if not (isinstance(value, str) if field.type == "str" else isinstance(value, int) and value > 0):
+            if not (isinstance(value, str) if field.type == "str" else isinstance(value, int) and 0 < value <= _MOST):
                 raise damage(path, f"the attribute {field.name}")
         return cls(**values)  # type: ignore[arg-type]
 

@@ -41,9 +41,11 @@ def match(
 ) -> Match:
     """Finds the bottlenecks of `photos` among the shards of `directory`.
 
-    A file with the same path, size and mtime is the same photo. Of the others, those that have the size of a photo that
-    is gone are read and compared by content, except the ones that are `skipped` (bool [N]): so photos that were moved,
-    renamed or touched keep their bottleneck. A copy of a photo that is still there counts as another photo.
+    A file with the same path, size and mtime is the same photo, unless its ctime is later than the last listing: two
+    files may have been exchanged, or an mtime set back. Of the others, those that have the size of a photo that is gone
+    are read and compared by content, except the ones that are `skipped` (bool [N]): so photos that were moved, renamed,
+    touched or copied to another disk keep their bottleneck. A copy of a photo that is still there counts as another
+    photo.
 
     Raises CacheError where the index, or a shard that it does not name, is damaged: the next index would name it.
     """
@@ -87,7 +89,7 @@ class _Search:
         return np.flatnonzero(~self.found.has_one & ~self.skipped)
 
     def in_index(self) -> set[str]:
-        """Matches the rows of the index to photos with the same path, size and mtime. Returns the shards it names."""
+        """Matches the rows of the index to the same photos. Returns the shards it names."""
         path = self.directory / INDEX
         if not path.exists():
             return set()
@@ -104,6 +106,7 @@ class _Search:
         known = np.flatnonzero(at != ABSENT)
         at, rows = at[known], missing[known]
         same = (old.sizes[at] == photos.sizes[rows]) & (old.mtimes[at] == photos.mtimes[rows])
+        same &= photos.ctimes[rows] <= old.listed
         self.found.shard_ids[rows[same]] = renumbered[old.shard_ids[at[same]]]
         self.found.shard_rows[rows[same]] = old.shard_rows[at[same]]
         return set(old.shards)
@@ -115,10 +118,12 @@ class _Search:
         for number, name in enumerate(self.found.shards):
             if name in indexed:
                 continue
-            rows = shard.open_in(self.directory, name, self.info).rows
+            opened = shard.open_in(self.directory, name, self.info)
             # Hashed once, whatever the number of shards: a long run leaves thousands.
             paths = paths or Lookup(self.photos.paths.take(missing))
-            places, matched = same_files(self.photos, missing, paths, rows)
+            places, matched = same_files(self.photos, missing, paths, opened.rows)
+            unchanged = self.photos.ctimes[missing[places]] <= opened.listed
+            places, matched = places[unchanged], matched[unchanged]
             self.found.shard_ids[missing[places]] = number
             self.found.shard_rows[missing[places]] = matched
 

@@ -13,6 +13,7 @@ from cache import table
 from cache.errors import damage
 from cache.files import own_folder
 from cache.layout import BACKBONE_ATTRIBUTES, SHARDS, BackboneInfo, new_name
+from cache.photos import LISTED, when_listed
 from cache.strings import Strings
 from cache.table import INT64, STRINGS, UINT64, Numbers, Schema, Table
 
@@ -26,7 +27,7 @@ SCHEMAS: dict[str, Schema] = {
         "bottlenecks": Numbers((np.float16, np.float32), dimensions=2),
     }
 }
-ATTRIBUTES = [*BACKBONE_ATTRIBUTES, "precision", "engine"]
+ATTRIBUTES = [*BACKBONE_ATTRIBUTES, "precision", "engine", LISTED]
 COLUMNS = SCHEMAS["rows"]
 NUMBERS = [name for name, kind in COLUMNS.items() if kind is not STRINGS]
 
@@ -57,6 +58,11 @@ class Shard:
     attributes: Mapping[str, Any]
     rows: Rows
     table: Table  # the same with the rows' checksums
+
+    @property
+    def listed(self) -> int:
+        """When its photos were listed, nanoseconds, as in `Photos`."""
+        return when_listed(self.path, self.attributes)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import files, kinds, layout, rejected, shard
+from cache import files, kinds, layout, rejected, shard, thumbnails
 from cache import index as indexes
 from cache.errors import UserError
 from cache.index import Index
 from cache.layout import INDEX, REJECTED, SHARDS, BackboneInfo
 from cache.matching import Match, ReadFingerprints, match
-from cache.photos import NOT_A_FILE, Photos
+from cache.photos import LISTED, LONG_AFTER, NOT_A_FILE, Photos
 from cache.rejected import Rejected
+from cache.strings import ABSENT, find
 from cache.work import Work
 from cache.writer import Writer
 
@@ -53,14 +54,15 @@ class Store:
             known = dict(unreadable) if unreadable is not None else self._rejected_before(photos)
             return Work(self.directory, photos, self._match(photos, known, read_fingerprints), known)
 
-    def writer(self, precision: str, engine: str) -> Writer:
-        """Collects the bottlenecks that `engine` computes in `precision` and commits them as shards.
+    def writer(self, photos: Photos, precision: str, engine: str) -> Writer:
+        """Collects the bottlenecks of `photos` that `engine` computes in `precision` and commits them as shards.
 
         Raises UserError where the folder cannot be written.
         """
         files.make_writable(self.directory, "--cache_dir")
         files.sweep(sweepable(self.directory))
-        return Writer(self.directory, {**self.backbone.attributes(), "precision": precision, "engine": engine})
+        made = {"precision": precision, "engine": engine, LISTED: photos.listed}
+        return Writer(self.directory, {**self.backbone.attributes(), **made})
 
     def publish(self, work: Work, read_fingerprints: ReadFingerprints) -> None:
         """Makes the index name the bottleneck of each photo, and the list of rejected photos name the others.
@@ -83,6 +85,10 @@ class Store:
                 self._check_classes(work)
             self._publish_index(work.photos, found)
 
+    def _index(self) -> Index | None:
+        """The index as it is now, or None. Raises CacheError for a damaged one."""
+        return indexes.read(self.directory)[1] if (self.directory / INDEX).exists() else None
+
     def drop(self) -> None:
         """Deletes the whole folder, for all readers at once."""
         files.delete(self.directory)
@@ -104,6 +110,7 @@ class Store:
         # Only few photos need their paths compared.
         same = np.isin(photos.sizes, [row.size for row in before])
         same &= np.isin(photos.mtimes, [row.mtime for row in before])
+        same &= photos.ctimes <= (old.listed if (old := self._index()) else LONG_AFTER)
         for position in np.flatnonzero(same).tolist():
             row = by_path.get(photos.paths[position])
             if row and (row.size, row.mtime) == (photos.sizes[position], photos.mtimes[position]):
@@ -139,10 +146,29 @@ class Store:
             label_ids=photos.label_ids[rows],
             shard_ids=found.shard_ids[rows],
             shard_rows=found.shard_rows[rows],
+            listed=photos.listed,
         )
-        if (self.directory / INDEX).exists() and indexes.read(self.directory)[1].same_view(new):
-            return
+        if old := self._index():
+            # Of the rejected ones, too: as long as the index says less, they are tried again in each run.
+            is_later = photos.ctimes > old.listed
+            if old.same_view(new) and old.listed != LONG_AFTER and not is_later.any():
+                return
+            self._drop_thumbnails(old, new, np.flatnonzero(is_later[rows]))
         indexes.write(self.directory, self.backbone, new)
+
+    def _drop_thumbnails(self, old: Index, new: Index, changed: np.ndarray) -> None:
+        """Deletes the thumbnails of what another file has replaced with the same path, size and mtime.
+
+        Of the `changed` photos, int64 [n], rows of `new`, these are the ones that have another bottleneck than before.
+        """
+        at = find(new.paths.take(changed), old.paths)
+        known = np.flatnonzero(at != ABSENT)
+        at, rows = at[known], changed[known]
+        same = (old.sizes[at] == new.sizes[rows]) & (old.mtimes[at] == new.mtimes[rows])
+        number = {name: i for i, name in enumerate(new.shards)}
+        before = np.array([number.get(name, ABSENT) for name in old.shards], np.int32)[old.shard_ids[at]]
+        same &= (before != new.shard_ids[rows]) | (old.shard_rows[at] != new.shard_rows[rows])
+        thumbnails.drop(self.directory, new, rows[same])
 
 
 def sweepable(directory: Path) -> list[Path]:

@@ -118,6 +118,20 @@ def used(directory: Path, index: Index) -> Iterator[tuple[File, np.ndarray, np.n
         yield file, rows[is_first], photos[is_first]
 
 
+def drop(directory: Path, index: Index, photos: np.ndarray) -> None:
+    """Deletes the thumbnails of `photos` (int64 [n], rows of `index`). Raises CacheError as `missing` does."""
+    unwanted = _Wanted(index.paths.take(photos), index.sizes[photos], index.mtimes[photos])
+    for name in names(directory) if len(photos) else ():
+        file = read(directory / THUMBNAILS / name)
+        rows, _ = unwanted.among(file.rows)
+        if not len(rows):
+            continue
+        table.check_rows(file.path, file.table)
+        if len(kept := np.setdiff1d(np.arange(len(file)), rows)):
+            write(directory, [file.rows.take(kept)])
+        file.path.unlink()
+
+
 def names(directory: Path) -> list[str]:
     """The names of the committed files of thumbnails, oldest first. Raises CacheError where their folder is a link."""
     return committed_names(directory, THUMBNAILS)

@@ -235,10 +235,10 @@ def _filled_up(path: Path) -> Iterator[Path]:
 
 
 def _described(bad: np.ndarray, count: int, paths: Strings) -> str:
-    """Such as "2 of 50 rows differ from their checksums: 3 (roses/a.jpg), 7 (roses/b.jpg)"."""
+    """Such as "2 of 50 rows differ from their checksums or are not finite: 3 (roses/a.jpg), 7 (roses/b.jpg)"."""
     named = ", ".join(f"{row} ({_name(paths, row)})" for row in bad[:_NAMED].tolist())
     more = ", ..." if len(bad) > _NAMED else ""
-    return f"{len(bad)} of {count} rows differ from their checksums: {named}{more}"
+    return f"{len(bad)} of {count} rows differ from their checksums or are not finite: {named}{more}"
 
 
 def _name(paths: Strings, row: int) -> str:

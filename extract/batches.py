@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from cache import kinds
+from cache.bar import bar
 from cache.errors import first_line
 from cache.photos import Photos
 from cache.strings import Strings
@@ -108,9 +109,11 @@ def fingerprints(photos: Photos, positions: np.ndarray, threads: int) -> tuple[n
     of their bytes (uint64 [K])."""
     paths = photos.paths.take(positions)
     readable, values = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
-    for places, prints in each(photos.image_dir, paths, _fingerprint, threads):
-        readable.append(positions[places])
-        values.append(prints.view(np.uint64).reshape(-1))
+    with bar(desc="compare with the cache", total=len(paths), unit=" photos", leave=False, delay=1) as shown:
+        for places, prints in each(photos.image_dir, paths, _fingerprint, threads):
+            readable.append(positions[places])
+            values.append(prints.view(np.uint64).reshape(-1))
+            shown.update(int(places[-1]) + 1 - shown.n)
     return np.concatenate(readable), np.concatenate(values)
 
 

@@ -26,6 +26,7 @@ from extract.batches import Batch, Unreadable, batches
 from extract.engines import devices, nvml
 from extract.runner import Runner
 from extract.settings import Augmentation
+from extract.sources.folder import have_changed
 from extract.stages import Clocks
 
 # A trace of everything would fill the memory, and the first batches, which compile and tune, are like no others.
@@ -52,7 +53,7 @@ def compute(runner: Runner, store: Store, work: Work, augmentation: Augmentation
         with clocks.clock(stages.STARTING):
             engine = runner.engine(precision)
         # The clock of writing runs for the rest of the loop, and for the last commit at its end.
-        with clocks.clock(stages.WRITING), store.writer(precision, engine.name) as writer:
+        with clocks.clock(stages.WRITING), store.writer(photos, precision, engine.name) as writer:
             decoded = batches(
                 photos.image_dir,
                 photos.paths,
@@ -69,13 +70,15 @@ def compute(runner: Runner, store: Store, work: Work, augmentation: Augmentation
                 expected = math.ceil(len(work) / engine.batch_size / len(names))
                 computed = _traced(clocks, computed, settings.trace, expected)
             for batch, features in computed:
-                vectors = _narrow(features, settings.dtype, photos, batch.positions)
-                at = batch.positions
-                facts = photos.paths.take(at), photos.sizes[at], photos.mtimes[at]
-                writer.append(Rows(*facts, batch.fingerprints, vectors))
+                kept = np.flatnonzero(~_changed(runner, work, batch))
+                at = batch.positions[kept]
+                if len(at):
+                    vectors = _narrow(features[kept], settings.dtype, photos, at)
+                    facts = photos.paths.take(at), photos.sizes[at], photos.mtimes[at]
+                    writer.append(Rows(*facts, batch.fingerprints[kept], vectors))
                 progress.set_postfix_str(str(gpus), refresh=False)
                 progress.total = len(work)
-                progress.update(len(at))
+                progress.update(len(batch.positions))
     ran = f"{engine.name} in {precision} on {', '.join(names)}, batches of {engine.images_at_once}"
     prefix = f"{title}: " if augmentation else ""
     print(f"{prefix}{clocks.shares(len(work))} ({ran})")
@@ -101,6 +104,23 @@ def _reject_unreadable(decoded: Iterable[Batch | list[Unreadable]], work: Work, 
             for unreadable in item:
                 work.reject(unreadable.position, unreadable.reason, unreadable.retry)
             progress.update(len(item))
+
+
+def _changed(runner: Runner, work: Work, batch: Batch) -> np.ndarray:
+    """bool [n]: which photos of a batch are not the files that were listed. These are rejected, for this run.
+
+    Their bottlenecks would be kept as those of the files that were there before, or that are there again.
+    """
+    changed, touched = have_changed(work.photos, batch.positions)
+    if len(places := np.flatnonzero(touched)):
+        # A new ctime alone may come of a chmod. What counts is whether the bytes that were decoded are still there.
+        readable, fingerprints = runner.read_fingerprints(work.photos, batch.positions[places])
+        same = dict(zip(readable.tolist(), fingerprints.tolist(), strict=True))
+        for place in places.tolist():
+            changed[place] = same.get(int(batch.positions[place])) != int(batch.fingerprints[place])
+    for position in batch.positions[changed].tolist():
+        work.reject(position, "changed while it was read", retry=True)
+    return changed
 
 
 def _traced(clocks: Clocks, items: Iterable[Item], directory: str, expected: int) -> Iterator[Item]:

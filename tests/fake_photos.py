@@ -27,6 +27,8 @@ class Folder:
 
     contents: Mapping[str, int]  # by path; the folder of a path is the photo's class
     mtimes: Mapping[str, int] = field(default_factory=dict)  # where it is not 1
+    ctimes: Mapping[str, int] = field(default_factory=dict)  # where it is not 1
+    listed: int = 100
     unreadable: Collection[str] = ()  # paths
     read: list[str] = field(default_factory=list)  # the paths that `read_fingerprints` was called with
 
@@ -40,7 +42,9 @@ class Folder:
             Strings.of(paths),
             np.array([size_of(self.contents[path]) for path in paths], np.int64),
             np.array([self.mtimes.get(path, 1) for path in paths], np.int64),
+            np.array([self.ctimes.get(path, 1) for path in paths], np.int64),
             np.array([labels.index(path.split("/")[0]) for path in paths], np.int32),
+            self.listed,
         )
 
     def read_fingerprints(self, photos: Photos, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +60,7 @@ class Folder:
     def compute(self, store: Store, work: Work) -> list[str]:
         """Commits each piece of the work as a shard, and rejects what is unreadable. Returns the paths computed."""
         computed = []
-        with store.writer("float32", "tensorflow") as writer:
+        with store.writer(work.photos, "float32", "tensorflow") as writer:
             for positions in work.pieces(writer.ending):
                 for position in positions.tolist():
                     if work.photos.paths[position] in self.unreadable:

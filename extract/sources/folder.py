@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from cache.photos import NOT_A_FILE, Photos
 from cache.rejected import RETRY, Rejected
 from cache.strings import Strings
 
+_TICK = 20_000_000  # nanoseconds by which a system's stamp of a file may lag behind its clock
+
 
 def list_photos(image_dir: str | os.PathLike) -> Photos:
     """Every file in the class folders of `image_dir`. Hidden files and folders are skipped, and those of systems.
@@ -30,7 +33,8 @@ def list_photos(image_dir: str | os.PathLike) -> Photos:
     root = Path(image_dir).expanduser()
     if not root.is_dir():
         raise UserError(f"image_dir {root} is not a folder; give one that has a subfolder of photos for each class")
-    folders, paths, sizes, mtimes, counts = [], [], [], [], []
+    listed = time.time_ns() - _TICK
+    folders, paths, sizes, mtimes, ctimes, counts = [], [], [], [], [], []
     aside = _Aside([], [], [])
     for folder, files in _walk(root, aside):
         if folder == "":
@@ -43,6 +47,7 @@ def list_photos(image_dir: str | os.PathLike) -> Photos:
         paths.append(Strings.of_encoded([below + files.names[place] for place in order]))
         sizes.append(np.array(files.sizes, np.int64)[order])
         mtimes.append(np.array(files.mtimes, np.int64)[order])
+        ctimes.append(np.array(files.ctimes, np.int64)[order])
     labels = class_labels.of_folders(folders)
     for first, second, *more in class_labels.alike(folders):
         warnings.warn(
@@ -69,9 +74,29 @@ def list_photos(image_dir: str | os.PathLike) -> Photos:
         paths=Strings.concatenate(paths),
         sizes=np.concatenate(sizes),
         mtimes=np.concatenate(mtimes),
+        ctimes=np.concatenate(ctimes),
         label_ids=np.repeat(np.array([rank[label] for label in labels], np.int32), counts),
+        listed=listed,
         unlisted=sorted(aside.unlisted, key=attrgetter("path")),
     )
+
+
+def have_changed(photos: Photos, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Looks again at the files at `positions` (int64 [n]), to see which have changed since they were listed.
+
+    Two arrays, bool [n]: which are gone or have another size or mtime, and which have another ctime only.
+    """
+    others, touched = np.zeros(len(positions), bool), np.zeros(len(positions), bool)
+    for place, position in enumerate(positions.tolist()):
+        try:
+            status = os.stat(photos.image_dir / photos.paths[position])
+        except OSError:
+            others[place] = True
+            continue
+        before = photos.sizes[position], photos.mtimes[position]
+        others[place] = (status.st_size, status.st_mtime_ns) != before
+        touched[place] = not others[place] and status.st_ctime_ns != photos.ctimes[position]
+    return others, touched
 
 
 @dataclass(frozen=True)
@@ -81,6 +106,7 @@ class _Files:
     names: list[bytes]
     sizes: list[int]
     mtimes: list[int]
+    ctimes: list[int]
 
 
 @dataclass(frozen=True)
@@ -123,7 +149,7 @@ def _walk(root: Path, aside: _Aside) -> Iterator[tuple[str, _Files]]:
     waiting: list[tuple[str, tuple[tuple[int, int], ...], str]] = [("", (), "")]
     while waiting:
         folder, above, outer = waiting.pop()
-        files, folders, unlisted = _Files([], [], []), [], []
+        files, folders, unlisted = _Files([], [], [], []), [], []
         try:
             here = os.stat(root / folder)
             above = (*above, (here.st_dev, here.st_ino))
@@ -142,6 +168,7 @@ def _walk(root: Path, aside: _Aside) -> Iterator[tuple[str, _Files]]:
                         # Reading a pipe would never end.
                         files.sizes.append(status.st_size if stat.S_ISREG(status.st_mode) else NOT_A_FILE)
                         files.mtimes.append(status.st_mtime_ns)
+                        files.ctimes.append(status.st_ctime_ns)
                     elif (status.st_dev, status.st_ino) not in above:
                         folders.append(entry.name)
         except OSError as error:

@@ -325,3 +325,31 @@ def test_a_cache_without_photos_is_empty(copied):
     assert len(opened) == 0
     assert list(opened.mapped()) == []
     assert opened.bottlenecks(np.zeros(0, int)).shape == (0, DIMENSION)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+def test_a_vector_that_is_not_finite_counts_as_damaged(copied, dtype, value):
+    path = files_of(copied)[0]
+
+    def spoil(columns):
+        vectors = np.array(columns["rows"]["bottlenecks"], dtype)
+        vectors[3, DIMENSION - 1] = value
+        columns["rows"]["bottlenecks"] = vectors
+
+    rewrite(path, "shard", spoil)
+    [damage] = verify.find(copied)
+    assert (damage.path, damage.rows.tolist()) == (path, [3])
+    assert "1 of 5 rows differ from their checksums or are not finite: 3" in damage.reason
+    with pytest.raises(cache.CacheError, match="not finite"):
+        verify.check(cache.open(copied))
+    repair.repair(copied)
+    assert verify.find(copied) == []
+    assert len(cache.open(copied)) == 7
+
+
+@pytest.mark.parametrize("attribute", ["image_height", "image_width", "dimension"])
+def test_a_size_that_would_overflow_is_refused(copied, attribute):
+    rewrite(copied / layout.INDEX, "index", lambda columns: None, {**ATTRIBUTES, attribute: 1 << 60})
+    with pytest.raises(cache.CacheError, match=f"the attribute {attribute}"):
+        cache.open(copied)

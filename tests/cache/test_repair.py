@@ -280,7 +280,7 @@ def test_the_command_finds_repairs_and_then_finds_nothing(made):
     flip(path, place_of(path, "bottlenecks", 1))
     found = cache_command("verify", directory.parent)
     assert found.returncode == 2
-    assert f"{path}: 1 of 5 rows differ from their checksums: 1 ({lost})" in found.stdout
+    assert f"{path}: 1 of 5 rows differ from their checksums or are not finite: 1 ({lost})" in found.stdout
     [line] = found.stderr.splitlines()
     assert line.startswith(f"error: {directory} is damaged; `python -m cache verify --repair")
     repaired = cache_command("verify", "--repair", directory.parent)

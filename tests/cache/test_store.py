@@ -51,7 +51,7 @@ def test_what_was_computed_and_published_is_read(plain):
 
 
 def test_shards_say_which_backbone_engine_and_precision_made_them(plain):
-    with plain.writer("mixed_bfloat16", "openvino") as writer:
+    with plain.writer(Folder(CONTENTS).photos(), "mixed_bfloat16", "openvino") as writer:
         writer.append(Folder(CONTENTS).rows(Folder(CONTENTS).photos(), np.arange(5)))
     [path] = shard_paths(plain.directory)
     attributes = shard.read(path).attributes
@@ -63,7 +63,7 @@ def test_a_writer_sweeps_what_killed_writers_left(plain):
     abandoned = plain.directory / SHARDS / f".1.h5{files.TEMPORARY}"
     abandoned.write_bytes(b"half")
     os.utime(abandoned, (time.time() - 7200,) * 2)
-    with plain.writer("float32", "tensorflow"):
+    with plain.writer(Folder(CONTENTS).photos(), "float32", "tensorflow"):
         pass
     assert not abandoned.exists()
 
@@ -71,7 +71,7 @@ def test_a_writer_sweeps_what_killed_writers_left(plain):
 def test_a_folder_that_cannot_be_written_is_reported_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file/tiny: Not a directory; choose another --cache_dir"):
-        Store(tmp_path / "file" / "tiny", BACKBONE).writer("float32", "tensorflow")
+        Store(tmp_path / "file" / "tiny", BACKBONE).writer(Folder(CONTENTS).photos(), "float32", "tensorflow")
 
 
 def test_publishing_nothing_new_leaves_every_file_untouched(plain):

@@ -39,7 +39,10 @@ def test_a_damaged_thumbnail_is_named_counts_as_none_and_is_dropped_alone(made, 
     [damage] = verify.find(directory)
     assert (damage.path, damage.rows.tolist()) == (path, [3])
     assert console.run(main, ["verify", str(directory)]) == 2
-    assert f"{path}: 1 of 9 rows differ from their checksums: 3 ({index.paths[7]})" in capsys.readouterr().out
+    assert (
+        f"{path}: 1 of 9 rows differ from their checksums or are not finite: 3 ({index.paths[7]})"
+        in capsys.readouterr().out
+    )
     with pytest.raises(cache.CacheError, match="damaged"):
         compact(directory)
     repair(directory)

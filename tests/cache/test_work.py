@@ -19,7 +19,7 @@ def folder():
 def commit(folder, plain, work, paths):
     """Another extraction commits the bottlenecks of these photos."""
     positions = np.flatnonzero([path in paths for path in work.photos.paths])
-    with plain.writer("float32", "tensorflow") as writer:
+    with plain.writer(work.photos, "float32", "tensorflow") as writer:
         writer.append(folder.rows(work.photos, positions))
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -69,8 +71,15 @@ def extracted_once(module, loaded, tmp_path_factory):
 @pytest.fixture
 def extracted(tmp_path, extracted_once, loaded_once):
     """A copy of these photos and their cache in `tmp_path`; the folder of the plain bottlenecks in it."""
+    from cache import index as indexes
+    from cache import layout
+
     shutil.copytree(extracted_once, tmp_path, dirs_exist_ok=True)
     [directory] = (tmp_path / "cache").iterdir()
+    # A copied photo is one that may have changed, unless it was listed later.
+    for folder in (directory, *layout.augmentations(directory)):
+        info, index = indexes.read(folder)
+        indexes.write(folder, info, replace(index, image_dir=str(tmp_path / "photos"), listed=time.time_ns()))
     return directory
 
 

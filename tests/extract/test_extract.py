@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import cache
-from cache import console, layout, rejected, shard, writer
+from cache import console, layout, rejected, shard, thumbnails, writer
 from cache.__main__ import main as cache_main
 from extract.run import extract
 from extract.settings import Settings
+from extract.sources.folder import have_changed, list_photos
 from tests import modules, processes
 from tests.pictures import SIDE, make_folder, pixels, write_picture
 
+TICK = 0.05  # seconds; the clock that stamps files ticks every 10 ms or so
 EXACT = {"precision": "float32", "dtype": "float32"}
 
 
@@ -62,10 +64,90 @@ def test_float16_holds_the_same_to_rounding(tmp_path, run):
 def test_a_second_run_computes_nothing_and_imports_no_tensorflow(tmp_path, extracted, run, module):
     photos = tmp_path / "photos"
     (photos / "a" / "broken.jpg").write_text("no image")
+    time.sleep(TICK)
     run()
     flags = ["--image_dir", photos, "--cache_dir", tmp_path / "cache", "--module", module]
     output = processes.extract_with_nothing_to_do(tmp_path / "cache", flags)
     assert "0 computed, 6 reused, 1 files rejected" in output
+
+
+def exchange(one, other):
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+@pytest.fixture
+def bitmaps(tmp_path):
+    """Two photos of equal size and mtime, in two classes."""
+    folder = tmp_path / "photos"
+    paths = folder / "a" / "photo.bmp", folder / "b" / "photo.bmp"
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True)
+        write_picture(path, number)
+        os.utime(path, (1_000_000_000,) * 2)
+    assert paths[0].stat().st_size == paths[1].stat().st_size
+    return paths
+
+
+def test_exchanged_photos_of_equal_size_and_mtime_take_their_vectors_along(tmp_path, bitmaps, run):
+    run()
+    time.sleep(TICK)
+    exchange(*bitmaps)
+    result = run()
+    assert (result.computed, result.reused) == (0, 2)
+    assert_is_view_of(cache.open(tmp_path / "cache"), tmp_path / "photos")
+
+
+def test_thumbnails_go_with_exchanged_photos(tmp_path, bitmaps, run):
+    run(thumbnails=True)
+    opened = cache.open(tmp_path / "cache")
+    before = thumbnails.find(opened, np.arange(2))
+    assert before[0] != before[1]
+    time.sleep(TICK)
+    exchange(*bitmaps)
+    run(thumbnails=True)
+    assert thumbnails.find(cache.open(tmp_path / "cache"), np.arange(2)) == before[::-1]
+
+
+def test_photos_that_are_exchanged_while_they_are_read_are_left_for_the_next_run(tmp_path, bitmaps, run, monkeypatch):
+    def list_and_exchange(folder):
+        listed = list_photos(folder)
+        exchange(*bitmaps)
+        return listed
+
+    def exchange_back_and_look(photos, positions):
+        exchange(*bitmaps)
+        return have_changed(photos, positions)
+
+    write_picture(tmp_path / "photos" / "a" / "other.png", 7)
+    write_picture(tmp_path / "photos" / "b" / "other.png", 8)
+    with monkeypatch.context() as patched:
+        patched.setattr("extract.run.list_photos", list_and_exchange)
+        patched.setattr("extract.compute.have_changed", exchange_back_and_look)
+        result = run()
+    assert (result.computed, result.rejected) == (2, 2)
+    assert {row.reason for row in rejected.read(cache.open(tmp_path / "cache").directory)} == {
+        "changed while it was read"
+    }
+    result = run()
+    assert (result.computed, result.reused, result.rejected) == (2, 2, 0)
+    assert_is_view_of(cache.open(tmp_path / "cache"), tmp_path / "photos")
+
+
+def test_a_photo_whose_permissions_change_while_it_is_read_is_kept(tmp_path, bitmaps, run, monkeypatch):
+    def list_and_touch(folder):
+        listed = list_photos(folder)
+        time.sleep(TICK)
+        bitmaps[0].chmod(0o600)
+        return listed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("extract.run.list_photos", list_and_touch)
+        result = run()
+    assert (result.computed, result.rejected) == (2, 0)
+    assert_is_view_of(cache.open(tmp_path / "cache"), tmp_path / "photos")
 
 
 def test_new_edited_deleted_and_moved_photos(tmp_path, extracted, run):

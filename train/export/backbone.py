@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from cache import manifest
@@ -23,12 +25,31 @@ def load_backbone(cache: Cache) -> tf.Module:
     allowlist.check(cache.backbone_dir)
     try:
         with plain(cache.backbone_dir) as path:
-            return tf.saved_model.load(path)
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            backbone = tf.saved_model.load(path)
+        _check_functions(backbone, cache.backbone)
+    except (OSError, TypeError, ValueError, KeyError, tf.errors.OpError) as error:
         raise CacheError(
             f"cannot load the backbone in {cache.backbone_dir} ({first_line(error)}); delete it and run the extraction "
             "again"
         ) from None
+    return backbone
+
+
+def _check_functions(backbone: tf.Module, info: BackboneInfo) -> None:
+    """Raises ValueError where a function is missing, TypeError or ValueError where it has other types than `info`."""
+    shape = image_shape(info)
+    functions = {
+        "decode": (tf.TensorSpec([], tf.string), tf.TensorSpec(shape, tf.uint8)),
+        "resize": (tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec(shape, tf.uint8)),
+        "features": (tf.TensorSpec([None, *shape]), tf.TensorSpec([None, info.dimension])),
+    }
+    for name, (takes, gives) in functions.items():
+        function: Any = getattr(backbone, name, None)
+        if not hasattr(function, "get_concrete_function"):
+            raise ValueError(f"it has no function {name}")
+        outputs = function.get_concrete_function(takes).structured_outputs
+        if not (tf.is_tensor(outputs) and gives.is_compatible_with(outputs)):
+            raise ValueError(f"its function {name} does not give {gives.dtype.name} {list(gives.shape)}")
 
 
 def probabilities(backbone: tf.Module, head: Head, images: tf.Tensor) -> tf.Tensor:

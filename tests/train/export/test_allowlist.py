@@ -1,5 +1,6 @@
 """A backbone that would touch files, the network or Python is never loaded, whoever made the cache."""
 
+import re
 import shutil
 
 import keras
@@ -9,10 +10,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 import cache
-from cache import manifest
+from cache import console, manifest
 from extract import backbones
 from extract.backbones import serving
 from tests import small_cache
+from train.__main__ import main
 from train.export import allowlist
 from train.export.backbone import load_backbone
 
@@ -247,3 +249,56 @@ def test_the_trainer_refuses_a_backbone_that_differs_from_its_checksums(opened, 
     monkeypatch.setattr(tf.saved_model, "load", lambda path: pytest.fail("it was loaded"))
     with pytest.raises(cache.CacheError, match=r"backbone is damaged \(saved_model.pb differs from its checksum\)"):
         load_backbone(opened)
+
+
+def without_a_function(module):
+    del module.resize
+
+
+def with_shorter_vectors(module):
+    features = module.features
+    module.features = tf.function(lambda images: features(images)[:, 1:], input_signature=[SIZED], autograph=False)
+
+
+def for_other_images(module):
+    module.features = tf.function(lambda images: images[:, 0, :, 0], input_signature=[IMAGES], autograph=False)
+
+
+def with_several_outputs(module):
+    features = module.features
+    module.features = tf.function(lambda images: [features(images)] * 2, input_signature=[SIZED], autograph=False)
+
+
+def with_a_variable_for_a_function(module):
+    module.decode = tf.Variable(0.0)
+
+
+SIZED = tf.TensorSpec([None, small_cache.HEIGHT, small_cache.WIDTH, 3], tf.float32)
+CHANGES = {
+    without_a_function: "it has no function resize",
+    with_shorter_vectors: r"its function features does not give float32 \[None, 16\]",
+    for_other_images: "features",
+    with_several_outputs: "its function features does not give",
+    with_a_variable_for_a_function: "it has no function decode",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_backbone_with_other_functions_ends_training_with_one_line(tmp_path, sound, change, capsys):
+    shutil.copytree(sound, tmp_path / "cache")
+    folder = cache.open(tmp_path / "cache").backbone_dir
+    module = tf.saved_model.load(str(folder))
+    changed = tf.Module()
+    changed.resize, changed.decode, changed.features = module.resize, module.decode, module.features
+    changed.before = module
+    change(changed)
+    shutil.rmtree(folder)
+    tf.saved_model.save(changed, str(folder))
+    manifest.write(folder)
+    places = ["--cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "out")]
+    arguments = [*places, "--solver", "sgd", "--how_many_training_steps", "1"]
+    assert console.run(main, arguments) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: cannot load the backbone in {folder} (")
+    assert re.search(CHANGES[change], error)
+    assert error.endswith("delete it and run the extraction again")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from cache.errors import UserError, first_line
 from extract.backbones.names import DEFAULT
 
-SECONDS = 30.0
+SECONDS = 30.0  # without a byte, after which a download has failed
 
 
 class UnreachableError(UserError):

@@ -18,7 +18,7 @@ class Request(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
 
-    def do_GET(self) -> None:  # noqa: N802 -- the library's name
+    def do_GET(self) -> None:
         self.close_connection = True
         self.server.asked.append(self.path)
         with contextlib.suppress(ConnectionError):  # the client was killed

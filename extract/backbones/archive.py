@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import os
 import shutil
 import ssl
 import tarfile
@@ -30,7 +31,7 @@ class ForeignError(Exception):
     """What a server sent is no archive of a SavedModel."""
 
 
-def fetch(url: str, folder: Path, certificates: ssl.SSLContext, show_bar: bool) -> None:
+def fetch(url: str, folder: Path, show_bar: bool) -> None:
     """Makes `folder` of the SavedModel in the archive at `url`, a tar that may be gzipped.
 
     Redirects are followed. `folder` appears whole, once all bytes are there and every checksum is right. Before that,
@@ -42,16 +43,16 @@ def fetch(url: str, folder: Path, certificates: ssl.SSLContext, show_bar: bool) 
     """
     files.make_writable(folder.parent, "TFHUB_CACHE_DIR")
     with tempfile.TemporaryFile(dir=folder.parent) as file:
-        _receive(url, file, folder, certificates, show_bar)
+        _receive(url, file, folder, show_bar)
         with files.replacing_folder(folder, keep=saved_model.FILES[0]) as temporary:
             _unpack(file, temporary)
             if not saved_model.is_in(temporary):
                 raise ForeignError(f"there is no {saved_model.FILES[0]} in its archive")
 
 
-def _receive(url: str, file: IO[bytes], folder: Path, certificates: ssl.SSLContext, show_bar: bool) -> None:
+def _receive(url: str, file: IO[bytes], folder: Path, show_bar: bool) -> None:
     """Writes to `file` what the server sends, with a bar. For `folder` and the errors see `fetch`."""
-    with urllib.request.urlopen(url, context=certificates) as response:
+    with urllib.request.urlopen(url, context=_certificates()) as response:
         size = response.length  # in bytes; None if the server does not say
         with bar(desc="download", total=size, unit="B", unit_scale=True, disable=not show_bar) as progress:
             received = 0
@@ -72,6 +73,15 @@ def _receive(url: str, file: IO[bytes], folder: Path, certificates: ssl.SSLConte
         raise CutOffError(f"the transfer broke off after {received:,} of {size:,} bytes")
     with files.writing(folder):
         file.seek(0)  # and writes what is still in memory
+
+
+def _certificates() -> ssl.SSLContext:
+    """The authorities that vouch for a server: the system's, or none if the variable of TensorFlow Hub says so."""
+    context = ssl.create_default_context()
+    if os.environ.get("TFHUB_DISABLE_CERT_VALIDATION") == "true":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _unpack(file: IO[bytes], folder: Path) -> None:

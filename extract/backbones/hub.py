@@ -10,17 +10,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import http.client
 import os
-import ssl
 import tempfile
-import urllib.error
 import urllib.parse
 from pathlib import Path
 
 from cache import files
 from cache.errors import UserError
-from extract.backbones import archive
 from extract.backbones.download import timeout, unreachable
 
 _REMEDY = "set TFHUB_CACHE_DIR to a cache that has it"
@@ -40,10 +36,24 @@ def download(handle: str, show_bar: bool) -> str:
     try:
         folder = Path(cache) / hashlib.sha1(handle.encode()).hexdigest()
         files.sweep([folder.parent], f"{'?' * len(folder.name)}.*")  # of all handles
-        if not _holds_something(folder):
-            with timeout():
-                archive.fetch(_address(handle), folder, _certificates(), show_bar)
-            _describe(handle, folder)
+        is_there = _holds_something(folder)
+    except (OSError, ValueError) as error:
+        raise unreachable(handle, error, _REMEDY) from error
+    if not is_there:
+        _fetch(handle, folder, show_bar)
+    return str(folder)
+
+
+def _fetch(handle: str, folder: Path, show_bar: bool) -> None:
+    """Downloads a module into `folder`. Raises UnreachableError."""
+    import http.client
+    import urllib.error
+
+    from extract.backbones import archive  # and with it what only a download needs
+
+    try:
+        with timeout():
+            archive.fetch(_address(handle), folder, show_bar)
     except archive.CutOffError as error:
         raise unreachable(handle, error, "run again") from error
     except archive.ForeignError as error:
@@ -51,7 +61,7 @@ def download(handle: str, show_bar: bool) -> str:
     except (OSError, ValueError, http.client.HTTPException, UserError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise unreachable(handle, reason if isinstance(reason, Exception) else error, _REMEDY) from error
-    return str(folder)
+    _describe(handle, folder)
 
 
 def _resolve(handle: str) -> str:
@@ -79,15 +89,6 @@ def _address(handle: str) -> str:
     parts = urllib.parse.urlsplit(handle)
     question = [*urllib.parse.parse_qsl(parts.query), ("tf-hub-format", "compressed")]
     return parts._replace(query=urllib.parse.urlencode(question)).geturl()
-
-
-def _certificates() -> ssl.SSLContext:
-    """The authorities that vouch for a server: the system's, or none if the library's own variable says so."""
-    context = ssl.create_default_context()
-    if os.environ.get("TFHUB_DISABLE_CERT_VALIDATION") == "true":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _describe(handle: str, folder: Path) -> None:

@@ -7,6 +7,7 @@ import errno
 import gzip
 import io
 import os
+import signal
 import socket
 import tarfile
 import threading
@@ -19,7 +20,7 @@ import pytest
 from cache import files
 from extract import backbones
 from extract.backbones import download
-from tests import modules, processes
+from tests import forked, modules, processes
 from tests.extract.backbones import web
 from tests.extract.backbones.helpers import assert_is_the_network, error_of, hub_folder
 from tests.interrupted import die, watched
@@ -137,27 +138,28 @@ def test_a_transfer_that_is_cut_off_is_one_line(handle, server, packed, photos, 
     assert_is_fetched(server, handle, packed)
 
 
-def test_a_download_that_is_killed_leaves_nothing(handle, server, packed, photos, tmp_path) -> None:
-    sent, is_killed = threading.Event(), threading.Event()
+@pytest.mark.parametrize(("end", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_download_that_is_stopped_leaves_nothing(end, status, handle, server, packed, photos, tmp_path) -> None:
+    sent, is_stopped = threading.Event(), threading.Event()
 
     def answer(request: web.Request) -> None:
         request.head(content_length=len(packed.archive))
         request.send(packed.archive[:100_000])
         sent.set()
-        is_killed.wait()
+        is_stopped.wait(forked.PATIENCE)
 
     server.answer = answer
     child = start(handle, photos, tmp_path / "bottlenecks")
-    assert sent.wait(60)
-    child.kill()
-    assert child.wait().returncode == -9
-    is_killed.set()
+    assert sent.wait(forked.PATIENCE)
+    child.send_signal(end)
+    assert child.wait().returncode == status
+    is_stopped.set()
     assert contents() == []
     assert_is_fetched(server, handle, packed)
 
 
 def test_two_at_once_both_get_the_module(handle, server, packed, photos, tmp_path) -> None:
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=forked.PATIENCE)
 
     def answer(request: web.Request) -> None:
         both.wait()
@@ -202,7 +204,7 @@ def test_whatever_kills_it_while_it_unpacks_the_module_is_whole_or_not_there(
 ) -> None:
     server.answer = web.whole(packed.archive)
     done = processes.run(load_until, _environment(), handle, moment, call, name)
-    assert done.returncode == -9, done.stderr
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert hub_folder(handle).exists() == ((moment, call) == ("after", "rename"))
     if hub_folder(handle).exists():
         assert is_whole(handle, packed)
@@ -278,6 +280,7 @@ def test_a_question_in_the_handle_is_asked_too(server, packed) -> None:
     assert server.asked == ["/tiny?key=a+b&tf-hub-format=compressed"]
 
 
+@pytest.mark.filterwarnings("ignore:pkg_resources")
 def test_the_library_finds_what_was_fetched(handle, server, packed) -> None:
     import tensorflow_hub
 

@@ -27,7 +27,7 @@ from tests.interrupted import die, watched
 from tests.pictures import make_folder
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)  # a failure would show its megabytes
 class Packed:
     """A module, and the archives of it."""
 

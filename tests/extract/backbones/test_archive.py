@@ -424,6 +424,19 @@ MODEL = member("saved_model.pb"), b"a graph"
         (web.tar_of(MODEL, (member("variables", tarfile.LNKTYPE, "saved_model.pb"), b"")), "variables"),
         (web.tar_of(MODEL, (member("variables", tarfile.FIFOTYPE), b"")), "variables"),
     ],
+    ids=[
+        "a page",
+        "a gzipped page",
+        "a zip",
+        "no graph",
+        "a folder for a graph",
+        "a graph in a folder",
+        "a path upwards",
+        "a path up and down",
+        "a link",
+        "a hard link",
+        "a pipe",
+    ],  # pytest would name them by the bytes, in which gzip writes the time
 )
 def test_what_is_no_archive_of_a_saved_model(body, reason, handle, server) -> None:
     server.answer = web.whole(body)

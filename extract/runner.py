@@ -109,7 +109,7 @@ class Runner:
         from extract import engines
 
         engines.choose(self.settings.engine, devices)
-        return backbones.load(self.settings.module, self.settings.image_size)
+        return backbones.load(self.settings.module, self.settings.image_size, self.settings.show_bar)
 
     def read_fingerprints(self, photos: Photos, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reads the photos at `positions` (int64 [M]): the positions of the readable ones (int64 [K]), and the

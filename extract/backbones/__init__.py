@@ -3,7 +3,8 @@
 `names` reads a name, one of
 - `efficientnet_lite0`, built in (`efficientnet_lite`; `torch_file` reads its weights);
 - a short name such as `inception_v3`, which stands for a TensorFlow Hub handle;
-- a TensorFlow Hub handle or URL, https://... or gs://... (`hub` downloads it, `saved_model` loads it);
+- a TensorFlow Hub handle or URL, https://... or gs://... (`hub` finds or downloads it, `archive` unpacks it,
+  `saved_model` loads it);
 - `keras:NAME`, a network of keras.applications (`keras_applications`);
 - the path of a SavedModel: TF2 hub format, TF1 Hub format, or one with a serving signature (`saved_model`).
 

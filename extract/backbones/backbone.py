@@ -30,11 +30,11 @@ class Backbone:
     features: ConcreteFunction  # images float32 [N, H, W, 3] in [0, 1] -> float32 [N, D]; only constants
 
 
-def load(module: str, image_size: Size | None = None) -> Backbone:
+def load(module: str, image_size: Size | None = None, show_bar: bool = True) -> Backbone:
     """Loads a module and freezes it.
 
     `image_size` is (height, width) in pixels. It is needed if the module's signature leaves the size open, and must
-    agree with the signature if it does not.
+    agree with the signature if it does not. `show_bar` says whether stderr shows the progress of a download.
 
     Raises UserError for a module that does not exist, cannot be read, or does not turn images into feature vectors,
     and for an image size that is missing or contradicts the module; UnreachableError, which is one, if a download
@@ -49,7 +49,7 @@ def load(module: str, image_size: Size | None = None) -> Backbone:
         elif kind == "keras":
             network = keras_applications.load(name, image_size)
         else:
-            folder = hub.download(name) if kind == "hub" else name
+            folder = hub.download(name, show_bar) if kind == "hub" else name
             published = names.HUB_MODULES.get(module)
             default_size = (published, published) if published else None
             network = saved_model.load(module, folder, image_size, default_size=default_size)

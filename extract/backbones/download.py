@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from cache.errors import UserError, first_line
 from extract.backbones.names import DEFAULT
 
-_SECONDS = 30.0
+SECONDS = 30.0  # without a byte, after which a download has failed
 
 
 class UnreachableError(UserError):
@@ -26,9 +26,9 @@ def unreachable(module: str, error: Exception, remedy: str) -> UnreachableError:
 
 @contextlib.contextmanager
 def timeout() -> Iterator[None]:
-    """Limits how long a download may wait for its next bytes to 30 seconds. Without it, it would wait forever."""
+    """Limits how long a download may wait for its next bytes to SECONDS. Without it, it would wait forever."""
     previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SECONDS)
+    socket.setdefaulttimeout(SECONDS)
     try:
         yield
     finally:

@@ -61,7 +61,7 @@ def parse(module: str) -> tuple[Kind, str]:
         return "keras", _keras_name(module.removeprefix("keras:"))
     path = os.path.expanduser(module)
     if os.path.isdir(path):
-        if not any(os.path.isfile(os.path.join(path, file)) for file in ("saved_model.pb", "saved_model.pbtxt")):
+        if not saved_model.is_in(path):
             raise UserError(f"{module} is no SavedModel: there is no saved_model.pb in it")
         return "path", path
     if os.path.exists(path):

@@ -21,6 +21,8 @@ OfImages = Callable[["tf.Tensor"], Any]  # see `Network.call`
 Walk = Callable[[str], Iterable[tuple[str, list[str], list[str]]]]  # as os.walk
 Open = Callable[[str, str], IO[bytes]]  # as open
 
+FILES = ("saved_model.pb", "saved_model.pbtxt")  # a SavedModel has one of these
+
 
 def load(module: str, folder: str, image_size: Size | None, *, default_size: Size | None) -> Network:
     """The SavedModel in `folder`, which may be remote. `module` is its name in errors.
@@ -43,6 +45,11 @@ def load(module: str, folder: str, image_size: Size | None, *, default_size: Siz
         place = f" from {folder}" if folder != os.path.expanduser(module) else ""
         raise UserError(f"{module} cannot be loaded as a SavedModel{place}: {first_line(error)}") from error
     return Network(call, _image_size(module, specs, image_size, default_size), weights_digest)
+
+
+def is_in(folder: str | os.PathLike) -> bool:
+    """Whether there is a SavedModel in `folder`, which is local."""
+    return any(os.path.isfile(os.path.join(folder, file)) for file in FILES)
 
 
 def digest(folder: str, walk: Walk = os.walk, open_file: Open = open) -> str:

@@ -14,6 +14,7 @@ from tests.processes import REPO
 
 FLOWERS = REPO.parent / "shared" / "flower_photos"  # some 300 of each of five kinds; not on every machine
 SIDE = 16  # pixels: what the tests' modules take, so that nothing is resized and numpy can compute what must come out
+TICK = 0.05  # seconds after which a file counts as older: the clock that stamps files ticks every 10 ms or so
 
 
 def noise(seed: int, side: int = SIDE) -> np.ndarray:

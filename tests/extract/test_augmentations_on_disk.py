@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from extract.settings import Settings
 from tests.damage import flip, place_of
 from tests.extract.augmentations import FLAGS, assert_same, augmentations, forget
 from tests.interrupted import Child, Step
-from tests.pictures import make_folder, write_picture
+from tests.pictures import TICK, make_folder, write_picture
 from tests.processes import extract_with_nothing_to_do
 
 
@@ -29,6 +30,7 @@ def contents(folder):
 
 def test_a_run_with_nothing_to_do_imports_no_tensorflow_and_writes_nothing(tmp_path, extracted, augment, module):
     (tmp_path / "photos" / "a" / "broken.jpg").write_text("no image")
+    time.sleep(TICK)
     augment()
     flags = ["--image_dir", tmp_path / "photos", "--cache_dir", tmp_path / "cache", "--module", module, *FLAGS]
     assert "2 augmentations: 0 computed, 12 reused" in extract_with_nothing_to_do(tmp_path / "cache", flags)

@@ -23,9 +23,8 @@ from extract.run import extract
 from extract.settings import Settings
 from extract.sources.folder import have_changed, list_photos
 from tests import modules, processes
-from tests.pictures import SIDE, make_folder, pixels, write_picture
+from tests.pictures import SIDE, TICK, make_folder, pixels, write_picture
 
-TICK = 0.05  # seconds; the clock that stamps files ticks every 10 ms or so
 EXACT = {"precision": "float32", "dtype": "float32"}
 
 

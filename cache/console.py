@@ -10,10 +10,11 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from cache import foreign_flags
 from cache.errors import UserError, first_line
 from cache.text import printable
 
@@ -35,6 +36,16 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **settings,  # type: ignore[arg-type]
         )
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """The flags. An argument that the command does not have is an error that says what to write instead."""
+        given = sys.argv[1:] if args is None else list(args)
+        if problem := foreign_flags.value_of_a_switch(self, given):
+            self.error(problem)
+        flags, unknown = self.parse_known_args(given, namespace)
+        if unknown:
+            self.error("; ".join([f"unrecognized arguments: {' '.join(unknown)}", *foreign_flags.advice(unknown)]))
+        return flags
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UserError(f"{message}; `{self.prog} -h` lists the flags")

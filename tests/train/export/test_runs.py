@@ -22,7 +22,7 @@ from train import run as training
 from train.export import runs
 
 LONG = bool(os.environ.get("LONG"))
-NAMES = ["labels.txt", "metrics.json", "report.html", "saved_model"]
+NAMES = ["labels.txt", "head.h5", "metrics.json", "report.html", "saved_model"]
 
 
 def flags_of(cache_dir, out):

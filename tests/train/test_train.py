@@ -46,7 +46,9 @@ def test_a_run_learns_and_prints_how_well(cache_dir, tmp_path, capsys):
     names = {"saved_model", "labels.txt", "head.h5", "metrics.json", "report.html"}
     assert {p.name for p in (tmp_path / "out" / "latest").iterdir()} == names
     (line,) = [line for line in out if line.startswith("sgd, ")]
-    assert line.endswith(f"; in {tmp_path / 'out' / 'latest'}: saved_model/, labels.txt, head.h5, metrics.json, report.html")
+    assert line.endswith(
+        f"; in {tmp_path / 'out' / 'latest'}: saved_model/, labels.txt, head.h5, metrics.json, report.html"
+    )
 
 
 def test_a_seed_repeats_a_run_and_another_does_not(trained, cache_dir, tmp_path):

@@ -14,11 +14,11 @@ from train.data.batches import Images
 from train.report.evaluate import evaluate
 from train.solvers.head import Head
 
-LIMIT = 20.0  # temperatures from 1 / LIMIT to LIMIT are tried
+LIMIT = 1000.0  # temperatures from 1 / LIMIT to LIMIT are tried: a few steps of sgd leave logits that are tiny
 UNCERTAIN = 0.5  # standard error of log T from which on a fit means nothing: T may then be 1.6 times as large as fitted
 
 _POINTS = 17  # temperatures that one pass over the photos tries
-_PASSES = 3  # each narrows log T down to a sixteenth: in the end to 0.0015, within which the slope is a straight line
+_PASSES = 3  # each narrows log T down to a sixteenth: in the end to 0.0034, within which the slope is a straight line
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,8 @@ from train.__main__ import main
 from train.data.batches import Images
 from train.data.parts import TEST, VALIDATION
 from train.data.split import split
+from train.export import head as export
+from train.solvers.head import Head
 
 PERCENT = {"testing_percentage": 30, "validation_percentage": 30}
 WITHOUT = 60  # photos of the second class have no thumbnail, and none of the third has one
@@ -138,6 +140,14 @@ def test_without_test_photos_examples_are_validation_photos_that_the_last_head_g
     assert {example.label_id for example in found.examples} >= {0}
     assert len(rows) == len(set(rows)) and set(rows) <= right
     assert [opened.label_ids[row] for row in rows] == [example.label_id for example in found.examples]
+
+
+def test_photos_that_the_last_head_gets_wrong_are_no_examples(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(thumbnails, "find", lambda _, rows: [jpeg(row) for row in rows.tolist()])
+    rolled = Head(np.roll(trained.head.weights, 1, axis=1), np.roll(trained.head.biases, 1))  # to the wrong class
+    for last, has_examples in ((trained.head, True), (rolled, False)):
+        export.write(tmp_path / "head.h5", replace(trained, head=last))
+        assert bool(head.read(tmp_path / "head.h5").examples) == has_examples
 
 
 def test_without_thumbnails_there_are_no_examples(trained):

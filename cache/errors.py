@@ -25,9 +25,9 @@ class UnreadableError(CacheError):
     """A file of a cache that may be sound, but that this program cannot read, or not now. Nobody may delete it."""
 
 
-def damage(path: Path, reason: str) -> CacheError:
-    """The error for a file of a cache that does not hold what was written."""
-    return CacheError(f"{path} is damaged ({reason}); {REPAIR}")
+def damage(path: Path, reason: str, remedy: str = REPAIR) -> CacheError:
+    """The error for a file that does not hold what was written."""
+    return CacheError(f"{path} is damaged ({reason}); {remedy}")
 
 
 def first_line(error: BaseException) -> str:

@@ -176,13 +176,13 @@ def make_writable(folder: Path, flag: str) -> None:
         raise UserError(f"cannot write {folder}: {first_line(error)}; choose another {flag}") from None
 
 
-def check_regular(path: Path) -> None:
+def check_regular(path: Path, remedy: str = REPAIR) -> None:
     """Raises CacheError for a link, which may lead anywhere, and for a pipe, which never ends.
 
     Raises FileNotFoundError if there is nothing at `path`.
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise CacheError(f"{path} is a link or no regular file; put the file itself there, or {REPAIR}")
+        raise CacheError(f"{path} is a link or no regular file; put the file itself there, or {remedy}")
 
 
 def own_folder(directory: Path, name: str) -> Path:

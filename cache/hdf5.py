@@ -24,7 +24,7 @@ import numpy as np
 from h5py import h5a, h5d, h5l, h5o, h5p, h5s, h5t
 from isal import isal_zlib  # zlib's own crc32 takes four times as long
 
-from cache.errors import UnreadableError, damage, first_line
+from cache.errors import REPAIR, UnreadableError, damage, first_line
 from cache.files import check_regular
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -113,13 +113,14 @@ def write_arrays(file: IO[bytes], parts_by_offset: Iterable[tuple[int, Sequence[
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[h5py.File]:
-    """The file `path`, opened. Whatever its content makes the HDF5 library or the block fail with is damage.
+def reading(path: Path, remedy: str = REPAIR) -> Iterator[h5py.File]:
+    """The file `path`, opened. Whatever its content makes the HDF5 library or the block fail with is damage, for which
+    the message names the `remedy`.
 
     Raises FileNotFoundError, UnreadableError if the system refuses, and CacheError for a damaged file.
     """
     try:
-        check_regular(path)
+        check_regular(path, remedy)
         _check_structures(path)
         # The files never change once they are there: locking would only keep read-only mounts from working.
         with h5py.File(path, "r", locking=False) as file:
@@ -129,7 +130,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno:  # the system's error, not HDF5's
             raise UnreadableError(f"cannot read {path}: {first_line(error)}; fix that, and try again") from None
-        raise damage(path, first_line(error)) from None
+        raise damage(path, first_line(error), remedy) from None
 
 
 def arrays(file: h5py.File, names: Iterable[str]) -> dict[str, np.ndarray]:

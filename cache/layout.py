@@ -20,6 +20,9 @@ INDEX, SHARDS, BACKBONE, REJECTED = "index.h5", "shards", "backbone", "rejected.
 THUMBNAILS = "thumbnails"
 AUGMENTATIONS = "distorted"
 SAVED_MODEL = "saved_model.pb"  # in BACKBONE
+# In the output_dir of a training, whose classifier may be read without the packages that trained it.
+HEAD, RUNS, LATEST = "head.h5", "runs", "latest"
+RUN = "[0-9]*-*-*T*-*-*.*Z"  # the names of the folders in RUNS, by time; others in it are not ours
 _SUFFIX = ".h5"
 _MOST = 1 << 24  # pixels of a side, or numbers of a bottleneck: a crafted file must not overflow what multiplies them
 

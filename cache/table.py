@@ -142,22 +142,26 @@ def _flush_until_done(file: IO[bytes], writing: Future[None]) -> None:
 
 
 def read(
-    path: Path, kind: str, schemas: Mapping[str, Schema], attributes: Iterable[str] = ()
+    path: Path,
+    kind: str,
+    schemas: Mapping[str, Schema],
+    attributes: Iterable[str] = (),
+    remedy: str = REPAIR,
 ) -> tuple[Attributes, dict[str, Table]]:
     """The `attributes` of a file that `write` made, as far as it has them, and its tables of the names in `schemas`.
 
     Checks the structure and the types, not the rows: `Strings.is_sound` and `Table.damaged` do. Raises CacheError for a
-    file that is missing, damaged, of another kind or format, or newer than this reader.
+    file that is missing, damaged, of another kind or format, or newer than this reader; it names the `remedy`.
     """
     try:
-        with hdf5.reading(path) as file:
+        with hdf5.reading(path, remedy) as file:
             found = hdf5.attributes(file, ["format", "version", "kind", *attributes])
-            _check_kind(path, found, kind)
+            _check_kind(path, found, kind, remedy)
             arrays = hdf5.arrays(file, [name for table, schema in schemas.items() for name in _arrays(table, schema)])
             covers = {table: hdf5.attributes(file[table + CHECKSUMS], ["covers"])["covers"] for table in schemas}
             tables = {table: _table(table, schema, covers[table].split(), arrays) for table, schema in schemas.items()}
     except FileNotFoundError:
-        raise CacheError(f"{path} is missing; copy it again, or {REPAIR}") from None
+        raise CacheError(f"{path} is missing; copy it again, or {remedy}") from None
     return found, tables
 
 
@@ -170,13 +174,13 @@ def _arrays(table: str, schema: Schema) -> Iterator[str]:
             yield name + OFFSETS
 
 
-def check_rows(path: Path, table: Table) -> None:
+def check_rows(path: Path, table: Table, remedy: str = REPAIR) -> None:
     """Raises CacheError where rows of a `table` of the file `path` differ from their checksums or are not finite.
 
     Call it before writing the rows to another file: their new checksums would hide the damage.
     """
     if len(table.damaged()):
-        raise damage(path, "rows differ from their checksums or are not finite")
+        raise damage(path, "rows differ from their checksums or are not finite", remedy)
 
 
 def checksums(columns: Columns) -> np.ndarray:
@@ -225,9 +229,10 @@ def _row_bytes(column: Column) -> Iterable[memoryview | np.ndarray]:
     return np.ascontiguousarray(column).reshape(len(column), math.prod(column.shape[1:])).view(np.uint8)
 
 
-def _check_kind(path: Path, attributes: Attributes, kind: str) -> None:
+def _check_kind(path: Path, attributes: Attributes, kind: str, remedy: str) -> None:
     if attributes.get("format") != FORMAT:
-        raise CacheError(f"{path} is no file of a bottleneck cache; give the folder that `extract` filled")
+        source = "give the folder that `extract` filled" if remedy == REPAIR else remedy
+        raise CacheError(f"{path} is no file of a bottleneck cache; {source}")
     if attributes["version"] > VERSION:
         raise UnreadableError(
             f"{path} has cache format {attributes['version']}, newer than format {VERSION} that this version "
@@ -236,7 +241,7 @@ def _check_kind(path: Path, attributes: Attributes, kind: str) -> None:
     if attributes["version"] != VERSION:
         raise ValueError(f"format {attributes['version']}, which was never released")
     if attributes["kind"] != kind:
-        raise CacheError(f"{path} is no {kind} of a cache; {REPAIR}")
+        raise CacheError(f"{path} is no {kind} of a cache; {remedy}")
 
 
 def _table(table: str, schema: Schema, names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Table:

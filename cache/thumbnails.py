@@ -84,7 +84,7 @@ def find(cache: Cache, rows: np.ndarray) -> list[bytes | None]:
             candidates = file.rows.take(at)  # bounded: each photo at most once, and few bytes each
             is_sound = table.checksums(vars(candidates)) == file.table.checksums[at]
             for place, content, sound in zip(places.tolist(), candidates.thumbnails.encoded(), is_sound, strict=True):
-                if sound and _is_small_jpeg(content):
+                if sound and is_small_jpeg(content):
                     jpegs[place] = content
     return jpegs[where].tolist()
 
@@ -226,8 +226,10 @@ def _take(column: np.ndarray | Strings, rows: np.ndarray) -> np.ndarray | String
     return column.take(rows) if isinstance(column, Strings) else column[rows]
 
 
-def _is_small_jpeg(content: bytes) -> bool:
-    """Whether these bytes start as a JPEG of few pixels, by its frame header (ITU-T T.81, B.2.2)."""
+def is_small_jpeg(content: bytes) -> bool:
+    """Whether these are few bytes that start as a JPEG of few pixels, by its frame header (ITU-T T.81, B.2.2)."""
+    if len(content) > _MOST_BYTES:
+        return False
     place = 2
     while content[:2] == b"\xff\xd8" and place + 9 <= len(content) and content[place] == 0xFF:
         marker = content[place + 1]

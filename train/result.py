@@ -17,6 +17,7 @@ from train.solvers.problem import Trial
 
 if TYPE_CHECKING:
     from train.report.evaluate import Evaluation
+    from train.report.temperature import Calibrated
     from train.solvers.head import Head
     from train.solvers.problem import Progress
 
@@ -91,6 +92,7 @@ class Result:
     validation: Evaluation | None = field(repr=False)  # on all validation photos; None: there are none
     is_refitted: bool  # on the validation photos, too; `validation` is then of the head before
     test: Evaluation | None = field(repr=False)  # None: there are no test photos
+    calibrated: Calibrated = field(repr=False)  # the temperature, which the classifier itself does not use
     parts: np.ndarray = field(repr=False)  # uint8 [N]: the part of each photo, as in `split`
     grid: Sequence[Trial] = ()  # the heads among which one was chosen; empty for sgd, which chooses nothing
     exports: Mapping[str, Any] = field(default_factory=dict)  # by file name: what flags asked for beside the SavedModel

@@ -53,7 +53,7 @@ def fit(
     process.import_tensorflow()
     from train import devices, solvers
     from train.progress import Watch
-    from train.report import evaluate, tensorboard
+    from train.report import evaluate, temperature, tensorboard
 
     # Stream.
     training, validation = dataset.images(TRAIN, augmented=True), dataset.images(VALIDATION)
@@ -76,6 +76,8 @@ def fit(
     seconds = time.monotonic() - began
 
     # Evaluate.
+    validated = progress.head_before_refit or progress.head
+    test = dataset.test_images(settings.test_batch_size, settings.seed)
     result = Result(
         settings=settings,
         cache=dataset.cache,
@@ -83,9 +85,10 @@ def fit(
         counts=dataset.counts,
         curve=fitting.curve,
         seconds=seconds,
-        validation=evaluate.evaluate(progress.head_before_refit or progress.head, validation),
+        validation=evaluate.evaluate(validated, validation),
         is_refitted=progress.head_before_refit is not None,
-        test=evaluate.evaluate(progress.head, dataset.test_images(settings.test_batch_size, settings.seed)),
+        test=evaluate.evaluate(progress.head, test),
+        calibrated=temperature.calibrate(validated, progress.head, validation, test),
         parts=dataset.split.parts,
         grid=progress.grid,
     )

@@ -19,8 +19,8 @@ class TrainSettings:
 
     cache_dir: Path = flag("the cache that the extraction filled", default=Path("bottlenecks"), type=console.to_path)
     output_dir: Path = flag(
-        "gets latest/ with saved_model/, labels.txt, metrics.json and report.html, and logs/ for TensorBoard; those of "
-        "an earlier run are replaced",
+        "gets latest/ with saved_model/, labels.txt, head.h5, metrics.json and report.html, and logs/ for TensorBoard; "
+        "those of an earlier run are replaced",
         default=Path("retrained"),
         type=console.to_path,
     )

@@ -43,10 +43,12 @@ def test_a_run_learns_and_prints_how_well(cache_dir, tmp_path, capsys):
     assert sum(metrics["images"].values()) == 150
     assert (tmp_path / "out" / "latest/labels.txt").read_text().splitlines() == small_cache.LABELS == metrics["labels"]
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"latest", "logs", "runs"}
-    names = {"saved_model", "labels.txt", "metrics.json", "report.html"}
+    names = {"saved_model", "labels.txt", "head.h5", "metrics.json", "report.html"}
     assert {p.name for p in (tmp_path / "out" / "latest").iterdir()} == names
     (line,) = [line for line in out if line.startswith("sgd, ")]
-    assert line.endswith(f"; in {tmp_path / 'out' / 'latest'}: saved_model/, labels.txt, metrics.json, report.html")
+    assert line.endswith(
+        f"; in {tmp_path / 'out' / 'latest'}: saved_model/, labels.txt, head.h5, metrics.json, report.html"
+    )
 
 
 def test_a_seed_repeats_a_run_and_another_does_not(trained, cache_dir, tmp_path):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 
+from cache.layout import HEAD
+
 SAVED_MODEL = "saved_model"
 LABELS = "labels.txt"
 METRICS = "metrics.json"
 REPORT = "report.html"
 FROZEN_GRAPH = "frozen_graph.pb"
 LITE = {precision: f"classifier_{precision}.tflite" for precision in ("float16", "int8")}
-FILES = (LABELS, METRICS, REPORT, FROZEN_GRAPH, *LITE.values(), SAVED_MODEL)
+FILES = (LABELS, HEAD, METRICS, REPORT, FROZEN_GRAPH, *LITE.values(), SAVED_MODEL)
 # What TensorFlow puts into the folder of a SavedModel, and what macOS puts into any folder.
 IN_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra", ".DS_Store"}
 

@@ -9,8 +9,8 @@ from cache import files
 from cache.console import print
 from cache.errors import UserError
 from train import checkpoint
-from train.export import extras, labels, runs, saved_model
-from train.export.names import LABELS, METRICS, REPORT, SAVED_MODEL
+from train.export import extras, head, labels, runs, saved_model
+from train.export.names import HEAD, LABELS, METRICS, REPORT, SAVED_MODEL
 from train.report import metrics, page
 from train.result import Result
 
@@ -24,6 +24,7 @@ def write(result: Result) -> None:
     with runs.publishing(folder) as run:
         saved_model.write(run / SAVED_MODEL, result.cache, result.head)
         labels.write(run / LABELS, result.cache.labels)
+        head.write(run / HEAD, result)
         try:
             result = replace(result, exports=extras.write(result, run))
         except UserError as error:
@@ -36,7 +37,7 @@ def write(result: Result) -> None:
     files.sweep([folder], f"{checkpoint.FILE}.*", age=0)
     print(
         f"{result.how_fitted} in {result.seconds:.1f} s; in {runs.newest(folder)}: {SAVED_MODEL}/, {LABELS}, "
-        f"{METRICS}, {REPORT}"
+        f"{HEAD}, {METRICS}, {REPORT}"
     )
     print(f"TensorBoard: {settings.logs_dir}")
     print(f"try: python -m train.predict --model {shlex.quote(str(folder))} photo.jpg")

@@ -17,11 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cache import files
+from cache.layout import LATEST, RUN, RUNS
 from train.export import labels
 from train.export.names import FILES, IN_SAVED_MODEL, SAVED_MODEL
-
-RUNS, LATEST = "runs", "latest"
-_RUN = "[0-9]*-*-*T*-*-*.*Z"  # the names of runs: other folders in `runs` are not ours
 
 
 @contextlib.contextmanager
@@ -37,7 +35,7 @@ def publishing(output_dir: Path) -> Iterator[Path]:
         files.sync(output_dir)
     with files.locked(runs) as is_alone:
         age = 0 if is_alone else files.ABANDONED
-        files.sweep([runs], f"{_RUN}.*", age)
+        files.sweep([runs], f"{RUN}.*", age)
         for name in (LATEST, *FILES):  # an earlier version wrote the files beside the link
             files.sweep([output_dir], f"{name}.*", age)
         run = runs / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S.%f}Z"
@@ -46,7 +44,7 @@ def publishing(output_dir: Path) -> Iterator[Path]:
         with files.writing(output_dir / LATEST):
             _point_to(run)
         with contextlib.suppress(OSError):  # what this user may not delete waits for the next training
-            for other in runs.glob(_RUN):
+            for other in runs.glob(RUN):
                 # Without the lock, a later run is that of a training which ended at the same moment.
                 if other.name < run.name or (is_alone and other != run):
                     files.delete(other)
@@ -58,7 +56,7 @@ def newest(output_dir: Path) -> Path | None:
     latest = output_dir / LATEST
     if (latest / SAVED_MODEL).is_dir():
         return latest
-    return max((output_dir / RUNS).glob(_RUN), default=None)
+    return max((output_dir / RUNS).glob(RUN), default=None)
 
 
 def _point_to(run: Path) -> None:

@@ -6,48 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.calibration import Calibration, ratio
+from cache.head import EXAMPLES
 from train.data import batches
 from train.data.batches import Images
 from train.solvers.head import Head
 
 BINS = 15  # of the top-1 probability, equally wide: as many as in Guo et al. (see `Calibration.error`)
 
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Photos by the probability of their top-1 class: bin b holds those in (b / BINS, (b + 1) / BINS]."""
-
-    counts: np.ndarray  # int64 [BINS]: photos in the bin
-    hits: np.ndarray  # int64 [BINS]: photos in the bin whose top-1 class is right
-    sums: np.ndarray  # float64 [BINS]: the sum of their top-1 probabilities
-
-    @property
-    def accuracy(self) -> np.ndarray:
-        """float64 [BINS]: the share of a bin's photos whose top-1 class is right; NaN for an empty bin."""
-        return _ratio(self.hits, self.counts)
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """float64 [BINS]: the mean top-1 probability of a bin's photos; NaN for an empty bin."""
-        return _ratio(self.sums, self.counts)
-
-    @property
-    def mean_confidence(self) -> float:
-        """The mean top-1 probability of all photos."""
-        return float(self.sums.sum() / self.counts.sum())
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error, from 0 to 1: sum over b of counts_b / n * |accuracy_b - confidence_b|.
-
-        Equation 3 of Guo et al., "On Calibration of Modern Neural Networks", 2017.
-        """
-        return float(np.abs(self.hits - self.sums).sum() / self.counts.sum())
-
-    @property
-    def excess(self) -> float:
-        """The mean top-1 probability minus the accuracy: positive for an overconfident classifier."""
-        return float((self.sums.sum() - self.hits.sum()) / self.counts.sum())
+_EXAMPLE = np.dtype([("row", np.int64), ("label_id", np.int32), ("probability", np.float32)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +28,8 @@ class Evaluation:
     mistakes: np.ndarray  # int64 [m]: the photos' rows in the index
     predicted: np.ndarray  # int32 [m]: the label ids that the head predicts for them
     probabilities: np.ndarray  # float32 [m]: of these labels
+    examples: np.ndarray  # int64 [e]: rows in the index, class by class: of the photos of a class that the head gets
+    # right, the EXAMPLES with the highest probability; of equal ones the first
 
     @property
     def accuracy(self) -> float:
@@ -70,12 +39,12 @@ class Evaluation:
     @property
     def recall(self) -> np.ndarray:
         """float64 [C]: the share of a class's photos that the head recognises; NaN for a class without photos."""
-        return _ratio(np.diag(self.confusion), self.confusion.sum(axis=1))
+        return ratio(np.diag(self.confusion), self.confusion.sum(axis=1))
 
     @property
     def precision(self) -> np.ndarray:
         """float64 [C]: the share of photos with a predicted class that are of it; NaN for a class never predicted."""
-        return _ratio(np.diag(self.confusion), self.confusion.sum(axis=0))
+        return ratio(np.diag(self.confusion), self.confusion.sum(axis=0))
 
 
 def evaluate(head: Head, images: Images) -> Evaluation | None:
@@ -87,13 +56,15 @@ def evaluate(head: Head, images: Images) -> Evaluation | None:
     bins = np.zeros((3, BINS))  # counts, hits, sums; float64 counts exactly up to 2^53
     total_loss, done = 0.0, 0
     mistakes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    examples = np.zeros(0, _EXAMPLE)
     for bottlenecks, label_ids in batches.sequential(images):
         predicted, probabilities, losses = _predict(head, bottlenecks, label_ids)
         confusion += np.bincount(label_ids * np.int64(classes) + predicted, minlength=len(confusion))
         bins += _bins(probabilities, predicted == label_ids)
         total_loss += losses.sum(dtype=np.float64)
-        wrong = np.flatnonzero(predicted != label_ids)
-        mistakes.append((images.rows[done + wrong].astype(np.int64), predicted[wrong], probabilities[wrong]))
+        rows, is_right = images.rows[done : done + len(predicted)].astype(np.int64), predicted == label_ids
+        mistakes.append((rows[~is_right], predicted[~is_right], probabilities[~is_right]))
+        examples = _most_confident(examples, rows[is_right], label_ids[is_right], probabilities[is_right])
         done += len(predicted)
     rows, predicted, probabilities = (np.concatenate(column) for column in zip(*mistakes, strict=True))
     return Evaluation(
@@ -104,7 +75,20 @@ def evaluate(head: Head, images: Images) -> Evaluation | None:
         mistakes=rows,
         predicted=predicted,
         probabilities=probabilities,
+        examples=examples["row"],
     )
+
+
+def _most_confident(
+    before: np.ndarray, rows: np.ndarray, label_ids: np.ndarray, probabilities: np.ndarray
+) -> np.ndarray:
+    """The EXAMPLES most confident of each class, class by class, among the examples `before` and further photos [n]."""
+    more = np.empty(len(rows), _EXAMPLE)
+    more["row"], more["label_id"], more["probability"] = rows, label_ids, probabilities
+    examples = np.concatenate([before, more])
+    examples = examples[np.lexsort((examples["row"], -examples["probability"], examples["label_id"]))]
+    _, starts, counts = np.unique(examples["label_id"], return_index=True, return_counts=True)
+    return examples[np.arange(len(examples)) - np.repeat(starts, counts) < EXAMPLES]
 
 
 def _predict(head: Head, bottlenecks: np.ndarray, label_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -124,7 +108,3 @@ def _bins(probabilities: np.ndarray, is_right: np.ndarray) -> np.ndarray:
     """float64 [3, BINS]: `counts`, `hits` and `sums` of a Calibration, for top-1 probabilities [m]."""
     places = np.clip(np.ceil(probabilities * BINS).astype(np.int64) - 1, 0, BINS - 1)
     return np.stack([np.bincount(places, weights, BINS) for weights in (None, is_right, probabilities)])
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)

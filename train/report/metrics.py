@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def metrics(result: Result) -> str:
     """The run's results as JSON. Accuracies, precision, recall and calibration are shares from 0 to 1; cross entropies
-    are in nats.
+    are in nats. The calibration of `test` and `validation` is that of the classifier, whose logits are not divided by
+    the `temperature`; `ece_with_temperature` is that of the test photos if they are.
 
     A number that does not exist is null: the recall of a class without photos, the loss of a head that diverged.
     `confusion` has a row for each true class, and in it the photos by predicted class. Above MATRIX classes it has the
@@ -28,10 +29,13 @@ def metrics(result: Result) -> str:
     """
     backbone = result.cache.backbone
     train, validation, test = result.counts
+    with_temperature = result.calibrated.test
     content = {
         "solver": result.settings.solver,
         "test": _evaluation(result.test),
         "validation": _evaluation(result.validation),
+        "temperature": result.calibrated.temperature,
+        "ece_with_temperature": with_temperature.error if with_temperature else None,
         "labels": [printable(label) for label in result.cache.labels],
         "images": {"train": train, "validation": validation, "test": test},
         "refitted": result.is_refitted,

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     import jinja2
     import numpy as np
 
+    from cache.calibration import Calibration
     from cache.reader import Cache
-    from train.report.evaluate import Calibration, Evaluation
+    from train.report.evaluate import Evaluation
     from train.result import Result
 
 MISTAKES = 25  # that the page shows
@@ -92,6 +93,7 @@ def html(result: Result) -> str:
         curves=_curves(result),
         search=search(result.grid) if result.grid else None,
         test=_test(test, result.cache) if test else None,
+        calibrated=result.calibrated,
         exports=_exports(result.exports),
         settings=_settings(result),
     )

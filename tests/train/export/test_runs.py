@@ -22,7 +22,7 @@ from train import run as training
 from train.export import runs
 
 LONG = bool(os.environ.get("LONG"))
-NAMES = ["labels.txt", "metrics.json", "report.html", "saved_model"]
+NAMES = ["labels.txt", "head.h5", "metrics.json", "report.html", "saved_model"]
 
 
 def flags_of(cache_dir, out):
@@ -211,7 +211,7 @@ def test_a_training_without_links_says_where_its_classifier_is(cache_dir, tmp_pa
     monkeypatch.setattr(os, "symlink", refuse(errno.EPERM))
     assert command("train", flags_of(cache_dir, tmp_path / "out")) == 0
     [place] = (tmp_path / "out" / "runs").glob("2*")
-    assert f"; in {place}: saved_model/, labels.txt, metrics.json, report.html\n" in capsys.readouterr().out
+    assert f"; in {place}: saved_model/, labels.txt, head.h5, metrics.json, report.html\n" in capsys.readouterr().out
     photo = next((cache_dir.parent / "photos").rglob("*.png"))
     assert console.run(predict.main, ["--model", str(tmp_path / "out"), str(photo)]) == 0
     assert small_cache.LABELS[0] in capsys.readouterr().out

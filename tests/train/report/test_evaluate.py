@@ -37,6 +37,11 @@ def test_evaluation_agrees_with_numpy(opened, monkeypatch, block_bytes):
     np.testing.assert_array_equal(found.mistakes, images.rows[wrong])
     np.testing.assert_array_equal(found.predicted, predicted[wrong])
     np.testing.assert_allclose(found.probabilities, probabilities[wrong].max(axis=1), rtol=1e-4)
+    examples = []
+    for label_id in range(3):
+        right = np.flatnonzero((label_ids == label_id) & (predicted == label_id))
+        examples += images.rows[sorted(right, key=lambda i: -probabilities[i].max())[:4]].tolist()
+    assert found.examples.tolist() == examples and len(examples) < 111 - len(wrong)
 
 
 def test_the_calibration_is_that_of_a_slow_reference(opened, monkeypatch):

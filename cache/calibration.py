@@ -1,0 +1,59 @@
+"""Calibration: whether probabilities are as good as they say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Photos by the probability of their top-1 class. Of B equally wide bins, b holds those in (b / B, (b + 1) / B]."""
+
+    counts: np.ndarray  # int64 [B]: photos in the bin
+    hits: np.ndarray  # int64 [B]: photos in the bin whose top-1 class is right
+    sums: np.ndarray  # float64 [B]: the sum of their top-1 probabilities
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """float64 [B]: the share of a bin's photos whose top-1 class is right; NaN for an empty bin."""
+        return ratio(self.hits, self.counts)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """float64 [B]: the mean top-1 probability of a bin's photos; NaN for an empty bin."""
+        return ratio(self.sums, self.counts)
+
+    @property
+    def mean_confidence(self) -> float:
+        """The mean top-1 probability of all photos, of which there must be some."""
+        return float(self.sums.sum() / self.counts.sum())
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error, from 0 to 1: sum over b of counts_b / n * |accuracy_b - confidence_b|.
+
+        Equation 3 of Guo et al., "On Calibration of Modern Neural Networks", 2017. There must be some photos.
+        """
+        return float(np.abs(self.hits - self.sums).sum() / self.counts.sum())
+
+    @property
+    def excess(self) -> float:
+        """The mean top-1 probability minus the accuracy: positive for an overconfident classifier."""
+        return float((self.sums.sum() - self.hits.sum()) / self.counts.sum())
+
+    def threshold(self, accuracy: float) -> float | None:
+        """From which top-1 probability on an answer is reliable: the lowest lower edge of a bin such that, of the
+        photos in this bin and those above it together, at least the share `accuracy` is right.
+
+        None where there is no such bin, as in a calibration of no photos.
+        """
+        counts, hits = (np.cumsum(column[::-1])[::-1] for column in (self.counts, self.hits))
+        reliable = np.flatnonzero((counts > 0) & (hits >= accuracy * counts))
+        return float(reliable[0] / len(self.counts)) if len(reliable) else None
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """float64 [n]: `part` divided by `whole`; NaN where that is 0."""
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)

@@ -21,20 +21,19 @@ from tests.fake_photos import BACKBONE, Folder, expected, published
 from tests.nursery import nursing
 from tests.processes import command
 from tests.random_cache import NAME, shard_paths
-from tests.thumbnail_cache import find_all, jpeg, thumbnail_files
+from tests.thumbnail_cache import jpeg, thumbnail_files
 
 LONG = bool(os.environ.get("LONG"))
-PARTS = 8 if LONG else 1  # that can be tried at the same time
-SAMPLE = 5  # moments of each kind of kill
+PARTS = 16 if LONG else 1  # that can be tried at the same time
 
-EARLIER = {f"c/{n}.jpg": n for n in range(5)}  # photos that are gone: rows and thumbnails that none uses any more
-BEFORE = {f"{name[0]}/{name[1]}.jpg": n for n, name in enumerate(("a1", "a2", "a3", "a4", "b1", "b2", "b3", "b4"))}
-# One photo has changed, two are gone, and there are new ones: `a5` and `a6` are in the index that a killed extraction
-# did not come to write.
+# Contents of photos by their paths. EARLIER ones are gone: no photo uses their bottlenecks and thumbnails any more.
+EARLIER = {"a/0.jpg": 10, "b/3.jpg": 23}
+BEFORE = {"a/1.jpg": 11, "a/2.jpg": 12, "a/3.jpg": 13, "b/1.jpg": 21, "b/2.jpg": 22, "b/4.jpg": 24}
+FIRST = {"a/5.jpg": 15, "a/6.jpg": 16}  # that an extraction has done which is killed then
+# Two are gone, one has changed, and two more are new.
 NOW = {path: content for path, content in BEFORE.items() if path not in ("a/3.jpg", "b/2.jpg")}
-NOW |= {"a/1.jpg": 70, **{f"a/{n}.jpg": 70 + n for n in (5, 6)}, **{f"b/{n}.jpg": 80 + n for n in (5, 6, 7)}}
-FIRST = ("a/5.jpg", "a/6.jpg")  # of the new ones
-BROKEN = "b/0.jpg"
+NOW |= {"a/1.jpg": 31, **FIRST, "b/5.jpg": 25, "b/6.jpg": 26}
+BROKEN = "b/9.jpg"
 
 
 def photos(contents):
@@ -42,9 +41,9 @@ def photos(contents):
 
 
 def set_sizes(set_value):
-    """An extraction makes shards of two rows, a compaction of five, and leaves those of three alone."""
-    set_value("cache.work.PIECE", 2)
-    set_value("cache.compact.COMMIT_BYTES", 5 * 3 * 4)
+    """An extraction makes shards of three rows, and a compaction of two."""
+    set_value("cache.work.PIECE", 3)
+    set_value("cache.compact.COMMIT_BYTES", 2 * BACKBONE.dimension * 4)
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +61,8 @@ def make_thumbnails(directory):
     index = indexes.read(directory)[1]
     rows = thumbnails.missing(directory, index)
     jpegs = [jpeg(int(index.sizes[row])) for row in rows]
-    for start in range(0, len(rows), 3):
-        part = slice(start, start + 3)
+    for start in range(0, len(rows), 5):
+        part = slice(start, start + 5)
         thumbnails.write(directory, [thumbnails.of(index, rows[part], jpegs[part])])
 
 
@@ -151,8 +150,7 @@ def half_filled(tmp_path_factory):
         set_sizes(patch.setattr)
         extract(BEFORE | EARLIER, directory)
         extract(BEFORE, directory)
-        some = {path: NOW[path] for path in FIRST} | BEFORE
-        folder, store = photos(some), Store(directory, BACKBONE)
+        folder, store = photos(BEFORE | FIRST), Store(directory, BACKBONE)
         folder.compute(store, folder.missing(store))
     assert len(State.of(directory).unnamed) == 1
     return directory
@@ -259,7 +257,7 @@ def check_after_next(scene, directory, capsys):
     assert verify.find(directory) == []
     now = State.of(directory)
     assert now.content() == scene.after.content()
-    assert {path.name for path in directory.rglob(".*")} <= {files.LOCK}
+    assert_no_list(directory)
     if scene.work is compact:
         assert now.unnamed == scene.before.unnamed
         assert len(now.named) == len(scene.after.named)
@@ -276,15 +274,22 @@ def check_extraction(directory):
     now = State.of(directory)
     assert now.view == expected(NOW)
     assert now.rows.total() == now.pictures.total() == len(NOW)
-    assert None not in find_all(directory)
     assert now.unnamed == set()
     assert verify.find(directory) == []
+    assert_no_list(directory)
 
 
-def chosen(moments, part, seed, sample):
-    """The moments to kill at in this part of the tests."""
-    numbers = range(1, moments + 1)
-    return numbers[part::PARTS] if LONG else sorted(random.Random(seed).sample(numbers, sample))
+def assert_no_list(directory):
+    """A list is what a command leaves if it is killed; temporary files stay for an hour."""
+    assert {path.name for path in directory.rglob(".*")} <= {files.LOCK}
+
+
+def chosen(moments, part, scene):
+    """The moments to kill at in this part of the tests, and what happens before the command is run again."""
+    ways = ["nothing", "a second kill", *(["an extraction"] if scene.work is compact else [])]
+    if LONG:
+        return [(moment, way) for moment in range(1, moments + 1)[part::PARTS] for way in ways]
+    return list(zip(random.Random(moments).sample(range(1, moments + 1), len(ways)), ways, strict=True))
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -292,14 +297,22 @@ def chosen(moments, part, seed, sample):
 def test_a_command_killed_at_any_moment_is_finished_by_the_next_one(tmp_path, scenes, nursery, name, part, capsys):
     scene = scenes[name]
     moments = nursery.moments(small_in_child, scene.work, scene.copied(tmp_path / "whole"))
-    for moment in chosen(moments, part, name, SAMPLE):
-        print(f"killed at moment {moment} of {moments}")  # shown if the test fails
-        directory = scene.copied(tmp_path / str(moment))
+    for moment, way in chosen(moments, part, scene):
+        print(f"killed at moment {moment} of {moments}, then {way}")  # shown if the test fails
+        directory = scene.copied(tmp_path / f"{moment} {way}")
         assert nursery.is_killed(moment, small_in_child, scene.work, directory)
         killed = check_after_kill(scene, directory)
         wait_an_hour(directory)
+        if way == "a second kill":
+            second = random.Random(moment).randint(1, moments)
+            print(f"the second one at moment {second}")
+            nursery.is_killed(second, small_in_child, scene.work, directory)  # or it ends sooner
+            killed = check_after_kill(scene, directory)
+            wait_an_hour(directory)
+        if way == "an extraction":
+            check_extraction(directory)
+            continue
         computed = scene.work(directory)
-        if "extraction" in name:
+        if killed and scene.work is not compact:
             assert computed == len(scene.after.rows.keys() - killed.rows.keys())
         check_after_next(scene, directory, capsys)
-    check_extraction(directory)

@@ -41,14 +41,15 @@ def die() -> None:
 class Child:
     """`python -m extract`, `python -m cache` or `python -m train`, forked. An extraction commits every batch.
 
-    `first` happens in it before anything else, and `then` when it comes to `at`.
+    `first` happens in it before anything else, and `then` when it comes to `at`: a step, or the number of a moment
+    before a step or amid one.
     """
 
     def __init__(
         self,
         program: str,
         flags: Sequence[object],
-        at: Step | None = None,
+        at: Step | int | None = None,
         then: Callable[[], object] = die,
         *,
         first: Callable[[], object] = bool,
@@ -67,7 +68,7 @@ class Child:
 def _run(
     program: str,
     flags: Sequence[object],
-    at: Step | None,
+    at: Step | int | None,
     then: Callable[[], object],
     first: Callable[[], object],
 ) -> int:
@@ -77,7 +78,11 @@ def _run(
 
     def reached(moment: str, call: str, path: str | os.PathLike) -> None:
         nonlocal seen
-        if at and (moment, call, _kind(Path(path))) == (at.moment, at.call, at.kind):
+        if isinstance(at, int):
+            seen += moment != "after"  # which is before the next one
+            if seen == at and moment != "after":
+                then()
+        elif at and (moment, call, _kind(Path(path))) == (at.moment, at.call, at.kind):
             seen += 1
             if seen == at.which:
                 then()

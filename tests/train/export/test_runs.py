@@ -18,7 +18,7 @@ from tests import small_cache
 from tests.interrupted import Child, Step, watched
 from tests.nursery import nursing
 from tests.processes import command, run
-from tests.train.runs import quick
+from tests.train.runs import publish_files, quick
 from train import predict
 from train import run as training
 from train.export import runs
@@ -159,37 +159,29 @@ def test_the_training_after_a_killed_one_sweeps_up(cache_dir, starts, tmp_path, 
     assert len(classifier(out)) == len(former)
 
 
-def publish_and_close(out):
-    """As `publish`, with all that lies in the folder of a run."""
-    with runs.publishing(out) as folder:
-        for name in NAMES[:-1]:
-            files.write(folder / name, b"new")
-        files.write(folder / "saved_model" / "assets" / "labels.txt", b"new")
-
-
 def test_whenever_a_classifier_is_published_a_kill_leaves_the_former_or_the_new_one(tmp_path):
     """Every moment of it, not of what TensorFlow writes into the folder before."""
-    publish_and_close(start := tmp_path / "start")
+    publish_files(start := tmp_path / "start")
     for path in start.rglob("*"):
         if path.is_file():
             path.write_text("former")
     former = classifier(start)
     found = []
     with nursing() as nursery:
-        publish_and_close(whole := Path(shutil.copytree(start, tmp_path / "whole", symlinks=True)))
+        publish_files(whole := Path(shutil.copytree(start, tmp_path / "whole", symlinks=True)))
         new = classifier(whole)
-        moments = nursery.moments(publish_and_close, Path(shutil.copytree(start, tmp_path / "count", symlinks=True)))
+        moments = nursery.moments(publish_files, Path(shutil.copytree(start, tmp_path / "count", symlinks=True)))
         assert moments > 30
-        for moment in range(1, moments + 1):
+        for moment in range(1, moments + 1, 1 if LONG else 4):
             out = Path(shutil.copytree(start, tmp_path / str(moment), symlinks=True))
-            assert nursery.is_killed(moment, publish_and_close, out)
+            assert nursery.is_killed(moment, publish_files, out)
             assert classifier(out) in (former, new)
             found.append(classifier(out) == new)
-            publish_and_close(out)
+            publish_files(out)
             assert classifier(out) == new
             assert_tidy(out)
     assert found == sorted(found), "there is no way back from the new one"
-    assert found.count(True) > 5
+    assert found.count(True) >= 2
 
 
 @pytest.mark.skipif(not LONG, reason="takes minutes")

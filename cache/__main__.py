@@ -150,7 +150,8 @@ def _compact(directory: Path, flags: argparse.Namespace) -> tuple[dict[str, Any]
     before = result.shards_before, result.thumbnail_files_before
     after = result.shards_after, result.thumbnail_files_after
     if before == after and not result.rows_dropped and not result.thumbnails_dropped:
-        return content, [f"{directory}: {shards}, nothing to compact"]
+        left = f"; {result.bytes_freed / 1e6:,.1f} MB freed that a killed run left" if result.bytes_freed else ""
+        return content, [f"{directory}: {shards}, nothing to compact{left}"]
     parts = [f"{shards} became {after[0]}", f"{console.counted(result.rows_dropped, 'unused bottleneck')} dropped"]
     if before[1]:
         parts.append(f"{console.counted(before[1], 'file')} of thumbnails became {after[1]}")

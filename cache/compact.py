@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import files, reader, shard, thumbnails
+from cache import exchange, files, reader, shard, thumbnails
 from cache import index as indexes
 from cache.bar import bar
 from cache.index import Index
@@ -18,7 +17,7 @@ from cache.layout import INDEX, SHARDS, THUMBNAILS
 from cache.photos import LISTED
 from cache.reader import Cache
 from cache.shard import Rows, Shard
-from cache.store import sweepable, withdrawing
+from cache.store import sweepable
 from cache.strings import ABSENT, Strings
 from cache.table import check_rows
 from cache.thumbnails import Thumbnails
@@ -43,12 +42,14 @@ class Result:
 def compact(directory: Path) -> Result:
     """Rewrites the shards that are small or hold unused rows; the rows of a new shard are in the index's order.
 
-    Shards that no index names yet, such as those of a running extraction, stay. It may be killed at any
-    moment, and readers may go on meanwhile: it writes new shards, then the index, and only then deletes the old shards.
-    It does the same to thumbnails. Raises CacheError for a damaged cache, UserError when it cannot be written.
+    Shards that no index names yet, such as those of a running extraction, stay. Readers may go on meanwhile: it writes
+    new shards, then the index, and only then deletes the old shards. It does the same to thumbnails. It may be killed
+    at any moment; run again, it does the rest. Raises CacheError for a damaged cache, UserError when it cannot be
+    written.
     """
     with files.locked(directory, required=True):
         files.sweep(sweepable(directory))
+        freed_of_killed = exchange.finish(directory)
         cache = reader.open(directory)
         shards_before, shards_after, rows_dropped, freed = _compact_shards(cache)
         files_before, files_after, thumbnails_dropped, freed_too = _compact_thumbnails(cache)
@@ -59,7 +60,7 @@ def compact(directory: Path) -> Result:
         files_before,
         files_after,
         thumbnails_dropped,
-        freed + freed_too,
+        freed_of_killed + freed + freed_too,
     )
 
 
@@ -72,13 +73,10 @@ def _compact_shards(cache: Cache) -> tuple[int, int, int, int]:
     check_rows(directory / INDEX, cache.table)
     for number in old:
         check_rows(cache.shards[number].path, cache.shards[number].table)
-    with withdrawing(directory) as new:
-        rewritten, kept = _rewritten(cache, old, new)
-        indexes.write(directory, cache.backbone, rewritten)
     before = sum(opened.path.stat().st_size for opened in cache.shards)
-    for number in old:
-        cache.shards[number].path.unlink(missing_ok=True)
-    files.sync(directory / SHARDS)
+    with exchange.exchanging(directory, [cache.shards[number].path for number in old]) as ending:
+        rewritten, kept = _rewritten(cache, old, ending)
+        indexes.write(directory, cache.backbone, rewritten)
     after = sum((directory / SHARDS / name).stat().st_size for name in rewritten.shards)
     dropped = sum(len(cache.shards[number]) for number in old) - kept
     return len(cache.shards), len(rewritten.shards), dropped, before - after
@@ -98,19 +96,10 @@ def _compact_thumbnails(cache: Cache) -> tuple[int, int, int, int]:
         return len(found), len(found), 0, 0
     for file, _ in old:
         check_rows(file.path, file.table)
-    before, new = sum(file.path.stat().st_size for file, _ in old), []
-    try:
-        for parts in _together(file.rows.take(rows) for file, rows in old if len(rows)):
-            new.append(directory / THUMBNAILS / thumbnails.write(directory, parts))
-    except BaseException:
-        # Otherwise each attempt on a full disk would make it fuller.
-        with contextlib.suppress(OSError):
-            for path in new:
-                path.unlink()
-        raise
-    for file, _ in old:
-        file.path.unlink(missing_ok=True)
-    files.sync(directory / THUMBNAILS)
+    before = sum(file.path.stat().st_size for file, _ in old)
+    with exchange.exchanging(directory, [file.path for file, _ in old]) as ending:
+        used = _together(file.rows.take(rows) for file, rows in old if len(rows))
+        new = [directory / THUMBNAILS / thumbnails.write(directory, parts, ending) for parts in used]
     freed = before - sum(path.stat().st_size for path in new)
     return len(found), len(found) - len(old) + len(new), dropped, freed
 
@@ -146,9 +135,11 @@ def _how_made(opened: Shard) -> tuple:
     return made.get("precision"), made.get("engine"), opened.rows.bottlenecks.dtype.name
 
 
-def _rewritten(cache: Cache, old: list[int], new: list[str]) -> tuple[Index, int]:
-    """Writes the used rows of the `old` shards to `new` ones. Returns the index that names these, and the number of
-    rows."""
+def _rewritten(cache: Cache, old: list[int], ending: str) -> tuple[Index, int]:
+    """Writes the used rows of the `old` shards to new ones, whose names have the `ending`.
+
+    Returns the index that names these, and the number of rows.
+    """
     directory, old_index = cache.directory, cache.index
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number in old:
@@ -160,8 +151,7 @@ def _rewritten(cache: Cache, old: list[int], new: list[str]) -> tuple[Index, int
         listed = min(cache.shards[number].listed for number in numbers)
         attributes = {**cache.shards[numbers[0]].attributes, LISTED: listed}
         for users, rows in bar(_chunks(cache, numbers), desc="compact", unit=" shards", leave=False, delay=1):
-            new.append(shard.write(directory / SHARDS, attributes, [rows]))
-            names.append(new[-1])
+            names.append(shard.write(directory / SHARDS, attributes, [rows], ending))
             shard_ids[users[0]], shard_rows[users[0]] = len(names) - 1, users[1]
             kept += len(rows)
     there = [number for number in range(len(names)) if number not in set(old)]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import files, shard, thumbnails
+from cache import exchange, files, shard, thumbnails
 from cache import index as indexes
 from cache.errors import UserError
 from cache.layout import BACKBONE, INDEX, REJECTED, SHARDS, THUMBNAILS
-from cache.store import withdrawing
+from cache.store import sweepable
 from cache.strings import ABSENT
 from cache.verify import Damage, find, read_shard, salvaged
 
@@ -25,27 +25,26 @@ def repair(directory: Path) -> list[Damage]:
     and where the cache cannot be written.
     """
     with files.locked(directory, required=True):
+        files.sweep(sweepable(directory))
+        exchange.finish(directory)
         found = find(directory)
         for damage in found:
             if damage.may_be_sound:
                 raise UserError(f"nothing was dropped: {damage.reason}")
         damaged = {damage.path: damage for damage in found}
-        with withdrawing(directory) as new:
+        shards = [path for path in damaged if path.parent == directory / SHARDS]
+        shown = [path for path in damaged if path.parent == directory / THUMBNAILS]
+        with exchange.exchanging(directory, [*shards, *shown]) as ending:
             moved = {
-                path.name: None if damage.rows is None else _move_sound_rows(path, new)
-                for path, damage in damaged.items()
-                if path.parent == directory / SHARDS
+                path.name: None if damaged[path].rows is None else _move_sound_rows(path, ending) for path in shards
             }
-            shown = [path for path in damaged if path.parent == directory / THUMBNAILS]
             for path in shown:
-                _keep_sound_thumbnails(directory, path)
+                _keep_sound_thumbnails(directory, path, ending)
             index_path = directory / INDEX
             if index_path in damaged and damaged[index_path].rows is None:
                 files.delete(index_path)
             elif index_path.exists() and (moved or index_path in damaged):
                 _drop_from_index(directory, damaged.get(index_path), moved)
-        for path in [*(directory / SHARDS / name for name in moved), *shown]:
-            files.delete(path)
         if directory / BACKBONE in damaged:
             files.delete(directory / BACKBONE)
         if directory / REJECTED in damaged:
@@ -53,10 +52,10 @@ def repair(directory: Path) -> list[Damage]:
     return found
 
 
-def _move_sound_rows(path: Path, new: list[str]) -> tuple[str, np.ndarray] | None:
-    """Writes the sound rows of a damaged shard to a new one, whose name it adds to `new`.
+def _move_sound_rows(path: Path, ending: str) -> tuple[str, np.ndarray] | None:
+    """Writes the sound rows of a damaged shard to a new one, whose name has the `ending`.
 
-    Returns that name and the new row of each old one, int32, or ABSENT; None if no row is left.
+    Returns the name and the new row of each old one, int32, or ABSENT; None if no row is left.
     """
     with salvaged(path, read_shard) as (opened, _):
         if opened is None:
@@ -65,18 +64,18 @@ def _move_sound_rows(path: Path, new: list[str]) -> tuple[str, np.ndarray] | Non
         sound = np.setdiff1d(np.arange(len(opened)), opened.table.damaged())
         if not len(sound):
             return None
-        new.append(shard.write(path.parent, opened.attributes, [opened.rows.take(sound)]))
+        name = shard.write(path.parent, opened.attributes, [opened.rows.take(sound)], ending)
         places[sound] = np.arange(len(sound))
-    return new[-1], places
+    return name, places
 
 
-def _keep_sound_thumbnails(directory: Path, path: Path) -> None:
-    """Writes the sound rows of a damaged file of thumbnails as a new one."""
+def _keep_sound_thumbnails(directory: Path, path: Path, ending: str) -> None:
+    """Writes the sound rows of a damaged file of thumbnails as a new one, whose name has the `ending`."""
     with salvaged(path, thumbnails.read) as (opened, _):
         if opened is not None:
             sound = np.setdiff1d(np.arange(len(opened)), opened.table.damaged())
             if len(sound):
-                thumbnails.write(directory, [opened.rows.take(sound)])
+                thumbnails.write(directory, [opened.rows.take(sound)], ending)
 
 
 def _drop_from_index(

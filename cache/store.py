@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,18 +186,3 @@ def read_info(directory: Path) -> BackboneInfo:
         return indexes.read(directory)[0]
     first = directory / SHARDS / names[0]
     return BackboneInfo.of(first, shard.read(first).attributes)
-
-
-@contextlib.contextmanager
-def withdrawing(directory: Path) -> Iterator[list[str]]:
-    """Yields a list to record new shard names in. If the block fails before an index refers to them, deletes those
-    files. Otherwise each attempt on a full disk would make it fuller."""
-    new: list[str] = []
-    try:
-        yield new
-    except BaseException:
-        with contextlib.suppress(OSError, UserError):
-            named = indexes.read(directory)[1].shards if (directory / INDEX).exists() else ()
-            for name in set(new).difference(named):
-                (directory / SHARDS / name).unlink()
-        raise

@@ -149,17 +149,17 @@ def of(index: Index, rows: np.ndarray, jpegs: Sequence[bytes]) -> Thumbnails:
     return Thumbnails(index.paths.take(rows), index.sizes[rows], index.mtimes[rows], Strings.of_encoded(list(jpegs)))
 
 
-def write(directory: Path, parts: Sequence[Thumbnails]) -> str:
+def write(directory: Path, parts: Sequence[Thumbnails], ending: str | None = None) -> str:
     """Commits the thumbnails of all `parts` as one new file in a backbone's folder, and returns its name.
 
-    Raises UserError when it cannot be written; then nothing is left behind.
+    `ending` is of `layout.own_ending`. Raises UserError when it cannot be written; then nothing is left behind.
     """
     folder = directory / THUMBNAILS
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {first_line(error)}; choose another --cache_dir") from None
-    name = new_name()
+    name = new_name(ending)
     table.write(folder / name, KIND, {}, SCHEMAS, {"rows": [vars(part) for part in parts]})
     return name
 

@@ -41,14 +41,15 @@ def die() -> None:
 class Child:
     """`python -m extract`, `python -m cache` or `python -m train`, forked. An extraction commits every batch.
 
-    `first` happens in it before anything else, and `then` when it comes to `at`.
+    `first` happens in it before anything else, and `then` when it comes to `at`: a step, or the number of a moment
+    before a step or amid one.
     """
 
     def __init__(
         self,
         program: str,
         flags: Sequence[object],
-        at: Step | None = None,
+        at: Step | int | None = None,
         then: Callable[[], object] = die,
         *,
         first: Callable[[], object] = bool,
@@ -67,7 +68,7 @@ class Child:
 def _run(
     program: str,
     flags: Sequence[object],
-    at: Step | None,
+    at: Step | int | None,
     then: Callable[[], object],
     first: Callable[[], object],
 ) -> int:
@@ -77,7 +78,11 @@ def _run(
 
     def reached(moment: str, call: str, path: str | os.PathLike) -> None:
         nonlocal seen
-        if at and (moment, call, _kind(Path(path))) == (at.moment, at.call, at.kind):
+        if isinstance(at, int):
+            seen += moment != "after"  # which is before the next one
+            if seen == at and moment != "after":
+                then()
+        elif at and (moment, call, _kind(Path(path))) == (at.moment, at.call, at.kind):
             seen += 1
             if seen == at.which:
                 then()
@@ -90,7 +95,9 @@ def _run(
 def watched(reached: Callable[[str, str, str | os.PathLike], None]) -> Iterator[None]:
     """Calls `reached` with the moment, the call and the path of each step.
 
-    Wraps the functions with which Python changes what is on a disk.
+    Wraps the functions with which Python changes what is on a disk. Of a file's writes only the first one is a "write",
+    which is so for every file; the others are "further writes". Files that are opened by their number or for more than
+    writing, as locks are, are "created".
     """
 
     def between(call: str, function: Callable, place: Callable[..., str | os.PathLike]) -> Callable:
@@ -108,16 +115,14 @@ def watched(reached: Callable[[str, str, str | os.PathLike], None]) -> Iterator[
             self._file, self._path, self._is_written = file, path, False
 
         def write(self, data: Any) -> int:
-            if self._is_written:
-                return self._file.write(data)
-            self._is_written = True
-            reached("before", "write", self._path)
+            call, self._is_written = "further write" if self._is_written else "write", True
+            reached("before", call, self._path)
             half = len(data) // 2
             self._file.write(data[:half])
             self._file.flush()
-            reached("amid", "write", self._path)
+            reached("amid", call, self._path)
             self._file.write(data[half:])
-            reached("after", "write", self._path)
+            reached("after", call, self._path)
             return len(data)
 
         def __enter__(self) -> File:
@@ -137,14 +142,22 @@ def watched(reached: Callable[[str, str, str | os.PathLike], None]) -> Iterator[
             return opened(path, mode, *arguments, **options)
         return File(to_write(path, mode, *arguments, **options), path)
 
-    unwatched = {name: getattr(os, name) for name in ("fsync", "symlink", "replace", "rename", "unlink", "rmdir")}
-    os.fsync = between("fsync", os.fsync, _path_of)
-    os.symlink = between("symlink", os.symlink, lambda _, path: path)
-    os.replace = between("replace", os.replace, lambda _, target: target)
-    os.rename = between("rename", os.rename, lambda _, target: target)
-    for name in ("unlink", "rmdir"):
-        function = between(name, unwatched[name], lambda path, dir_fd=None: os.path.join(_path_of(dir_fd), path))
-        setattr(os, name, function)
+    places: dict[str, Callable[..., str | os.PathLike]] = {
+        **dict.fromkeys(("fsync", "pwritev"), lambda file, *_: _path_of(file)),
+        **dict.fromkeys(("symlink", "replace", "rename"), lambda _, target: target),
+        **dict.fromkeys(("unlink", "rmdir"), lambda path, dir_fd=None: os.path.join(_path_of(dir_fd), path)),
+        "mkdir": lambda path, *_: path,
+    }
+    unwatched = {name: getattr(os, name) for name in (*places, "open")}
+    create = between("create", os.open, lambda path, *_, **__: path)
+
+    def watched_os_open(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        call = create if flags & os.O_CREAT else unwatched["open"]
+        return call(path, flags, *arguments, **options)
+
+    for name, place in places.items():
+        setattr(os, name, between(name, unwatched[name], place))
+    os.open = watched_os_open  # type: ignore[assignment]
     builtins.open = watched_open
     try:
         yield

@@ -81,7 +81,7 @@ def test_shards_that_a_new_index_names_stay_although_the_disk_breaks_down(tmp_pa
     directory = make(tmp_path)
     vectors = vectors_by_path(directory)
     lost = damage(directory) if "verify" in arguments else set()
-    at = Step("before", "fsync", "folder above")
+    at = Step("before", "fsync", "folder above", 2)  # the first time, it is for the list of old and new files
     line = error_line(Child("cache", [*arguments, directory], at, break_down))
     assert "Input/output error" in line
     repair(directory)

@@ -318,15 +318,3 @@ def test_the_backbone_is_read_from_the_index_or_the_first_shard(plain):
     folder.extract(plain)
     lose_all(plain.directory)
     assert store.read_info(plain.directory) == BACKBONE
-
-
-def test_new_shards_are_withdrawn_after_an_error_unless_an_index_names_them(plain):
-    Folder(CONTENTS).extract(plain)
-    named = layout.shard_names(plain.directory)
-    path = shard_paths(plain.directory)[0]
-    with pytest.raises(ZeroDivisionError), store.withdrawing(plain.directory) as new:
-        new.append(shard.write(path.parent, shard.read(path).attributes, [shard.read(path).rows]))
-        new.append(named[0])
-        assert len(layout.shard_names(plain.directory)) == len(named) + 1
-        raise ZeroDivisionError
-    assert layout.shard_names(plain.directory) == named

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import signal
@@ -15,8 +16,9 @@ from cache import console, files
 from cache.errors import UserError
 from tests import small_cache
 from tests.interrupted import Child, Step, watched
+from tests.nursery import nursing
 from tests.processes import command, run
-from tests.train.runs import quick
+from tests.train.runs import publish_files, quick
 from train import predict
 from train import run as training
 from train.export import runs
@@ -155,6 +157,50 @@ def test_the_training_after_a_killed_one_sweeps_up(cache_dir, starts, tmp_path, 
     assert_tidy(out)
     assert classifier(out) not in (former, killed)  # metrics.json has the seconds
     assert len(classifier(out)) == len(former)
+
+
+def test_whenever_a_classifier_is_published_a_kill_leaves_the_former_or_the_new_one(tmp_path):
+    """Every moment of it, not of what TensorFlow writes into the folder before."""
+    publish_files(start := tmp_path / "start")
+    for path in start.rglob("*"):
+        if path.is_file():
+            path.write_text("former")
+    former = classifier(start)
+    found = []
+    with nursing() as nursery:
+        publish_files(whole := Path(shutil.copytree(start, tmp_path / "whole", symlinks=True)))
+        new = classifier(whole)
+        moments = nursery.moments(publish_files, Path(shutil.copytree(start, tmp_path / "count", symlinks=True)))
+        assert moments > 30
+        for moment in range(1, moments + 1, 1 if LONG else 4):
+            out = Path(shutil.copytree(start, tmp_path / str(moment), symlinks=True))
+            assert nursery.is_killed(moment, publish_files, out)
+            assert classifier(out) in (former, new)
+            found.append(classifier(out) == new)
+            publish_files(out)
+            assert classifier(out) == new
+            assert_tidy(out)
+    assert found == sorted(found), "there is no way back from the new one"
+    assert found.count(True) >= 2
+
+
+@pytest.mark.skipif(not LONG, reason="takes minutes")
+@pytest.mark.parametrize("part", range(16))
+def test_the_training_after_one_that_was_killed_at_any_moment_sweeps_up(cache_dir, starts, tmp_path, part):
+    for moment in itertools.count(1 + part, 16):
+        out = Path(shutil.copytree(starts / "a classifier", tmp_path / str(moment), symlinks=True))
+        former = classifier(out)
+        status, errors = Child("train", flags_of(cache_dir, out), moment).wait()
+        assert status in (0, -signal.SIGKILL), errors
+        killed = classifier(out)
+        assert killed.keys() == former.keys()
+        if status == 0:
+            break
+        status, errors = Child("train", flags_of(cache_dir, out)).wait()
+        assert status == 0, errors
+        assert_tidy(out)
+        assert classifier(out) not in (former, killed)  # metrics.json has the seconds
+        assert len(classifier(out)) == len(former)
 
 
 def wait_for(path):

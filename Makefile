@@ -18,7 +18,7 @@ INSTALLED := .venv/installed
 # A Linux machine with an NVIDIA driver (under Windows, that of Windows) gets TensorFlow's CUDA packages. Every machine
 # gets what is fast on CPUs: a container sees the driver of its machine even if it was given no GPU.
 NVIDIA := $(wildcard /proc/driver/nvidia/version /usr/lib/wsl/lib/libcuda.so.1)
-EXTRAS := demo,tensorboard,test,openvino$(if $(NVIDIA),$(comma)gpu)
+EXTRAS := demo,tensorboard,test,openvino,serve$(if $(NVIDIA),$(comma)gpu)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo extract train predict tensorboard bench test lint clean

@@ -43,15 +43,18 @@ class Calibration:
         """The mean top-1 probability minus the accuracy: positive for an overconfident classifier."""
         return float((self.sums.sum() - self.hits.sum()) / self.counts.sum())
 
-    def threshold(self, accuracy: float) -> float | None:
-        """From which top-1 probability on an answer is reliable: the lowest lower edge of a bin such that, of the
-        photos in this bin and those above it together, at least the share `accuracy` is right.
+    def doubtful_below(self, accuracy: float) -> float | None:
+        """Below which top-1 probability an answer is doubtful: an edge of a bin, from 0 to 1.
 
-        None where there is no such bin, as in a calibration of no photos.
+        Of the photos below it less than the share `accuracy` is right, and it is the highest such edge. It is never
+        lower than the lowest bin that has photos: below that nothing is known. None for a calibration of no photos.
         """
-        counts, hits = (np.cumsum(column[::-1])[::-1] for column in (self.counts, self.hits))
-        reliable = np.flatnonzero((counts > 0) & (hits >= accuracy * counts))
-        return float(reliable[0] / len(self.counts)) if len(reliable) else None
+        counts, hits = np.cumsum(self.counts), np.cumsum(self.hits)
+        if not counts[-1]:
+            return None
+        doubtful = np.flatnonzero((counts > 0) & (hits < accuracy * counts))
+        edges = doubtful[-1] + 1 if len(doubtful) else np.flatnonzero(counts)[0]
+        return float(edges / len(counts))
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -224,6 +224,11 @@ def batch_size(text: str) -> int:
     return _number(int, text, lambda value: value >= 1 or value == -1, "a whole number of 1 or more, or -1 for all")
 
 
+def port(text: str) -> int:
+    """The number of a TCP port; 0 stands for a free one."""
+    return _number(int, text, lambda value: 0 <= value <= 65535, "a port, from 0 to 65535")
+
+
 def threads(text: str) -> int:
     """A number of threads: an integer from 1 to 1024, more than any machine's pipeline can use."""
     return _number(int, text, lambda value: 1 <= value <= 1024, "a whole number from 1 to 1024")

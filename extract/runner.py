@@ -62,13 +62,28 @@ class Runner:
         Raises UserError when the folder cannot be written, CacheError when `cache_dir` is itself the folder of another
         backbone.
         """
+        info = self.info
+        from extract.backbones import serving
+
+        directory = self._cache_dir / f"{backbones.short_name(self.settings.module)}-{info.fingerprint}"
+        if self._is_one_backbone:
+            if read_info(self._cache_dir).fingerprint != info.fingerprint:
+                raise self._made_by_another()
+            directory = self._cache_dir
+        files.make_writable(directory, "--cache_dir")
+        if not layout.has_backbone(directory):
+            serving.save(self.backbone, directory / layout.BACKBONE)
+        return Store(directory, info)
+
+    @cached_property
+    def info(self) -> BackboneInfo:
+        """What describes the backbone, which is loaded now."""
         backbone = self.backbone
         from extract import decode
-        from extract.backbones import serving
 
         height, width = backbone.image_size
         what = f"{backbone.weights_digest} {height}x{width} {decode.PREPROCESSING}"
-        info = BackboneInfo(
+        return BackboneInfo(
             module=self.settings.module,
             identity=self._identity,
             fingerprint=hashlib.sha256(what.encode()).hexdigest()[:16],
@@ -77,15 +92,6 @@ class Runner:
             preprocessing=decode.PREPROCESSING,
             dimension=backbone.dimension,
         )
-        directory = self._cache_dir / f"{backbones.short_name(self.settings.module)}-{info.fingerprint}"
-        if self._is_one_backbone:
-            if read_info(self._cache_dir).fingerprint != info.fingerprint:
-                raise self._made_by_another()
-            directory = self._cache_dir
-        files.make_writable(directory, "--cache_dir")
-        if not layout.has_backbone(directory):
-            serving.save(backbone, directory / layout.BACKBONE)
-        return Store(directory, info)
 
     def check_made(self, plain: Store) -> None:
         """Raises UserError if the backbone of this name is no longer the one that made the `plain` bottlenecks."""

@@ -159,7 +159,7 @@ def test_without_thumbnails_there_are_no_examples(trained):
 def test_without_validation_photos_the_temperature_is_one(cache_dir, tmp_path):
     found, metrics, page = train(cache_dir, tmp_path / "out", validation_percentage=0)
     assert found.temperature == metrics["temperature"] == 1
-    assert found.calibration.counts.tolist() == [0] * 15 and found.calibration.threshold(0.5) is None
+    assert found.calibration.counts.tolist() == [0] * 15 and found.calibration.doubtful_below(0.5) is None
     assert "There is no temperature" in page
 
 

@@ -1,0 +1,21 @@
+"""The protocols that the service speaks: each turns requests into operations of `service.Service`, and answers back.
+
+ENDPOINTS is the one table of all, from which the routes and the OpenAPI description are made.
+"""
+
+from starlette.responses import JSONResponse, Response
+
+from extract.service import openapi
+from extract.service.call import Call
+from extract.service.endpoint import Endpoint
+from extract.service.protocols import native
+
+
+async def _describe(call: Call) -> Response:
+    return JSONResponse(openapi.describe(ENDPOINTS))
+
+
+ENDPOINTS = [
+    *native.ENDPOINTS,
+    Endpoint("GET", "/openapi.json", _describe, "This description.", "native"),
+]

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from extract.service import openapi
 from extract.service.call import Call
 from extract.service.endpoint import Endpoint
-from extract.service.protocols import native
+from extract.service.protocols import learning, native
 
 
 async def _describe(call: Call) -> Response:
@@ -17,5 +17,6 @@ async def _describe(call: Call) -> Response:
 
 ENDPOINTS = [
     *native.ENDPOINTS,
+    *learning.ENDPOINTS,
     Endpoint("GET", "/openapi.json", _describe, "This description.", "native"),
 ]

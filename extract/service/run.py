@@ -36,10 +36,8 @@ def serve(settings: ServeSettings) -> None:
     heads = Heads([*(settings.head or ()), *made])
     if found.backbone:
         heads.check(found.backbone)
-    with (
-        contextlib.closing(server.listen(settings.host, settings.port)) as listening,
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
-    ):
+    listening = server.listen(settings.host, settings.port)  # uvicorn closes it
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, found, heads, token, listening))
 
 

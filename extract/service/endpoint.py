@@ -18,6 +18,7 @@ JSON, NPY, OCTETS, MULTIPART = (
     "application/octet-stream",
     "multipart/form-data",
 )
+IMAGES = ("image/jpeg", "image/png", "image/gif", "image/bmp", "image/webp", OCTETS, MULTIPART)
 FINGERPRINT = "X-Backbone-Fingerprint"  # the header that says which vectors compare
 
 

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from extract.service import openapi
 from extract.service.call import Call
 from extract.service.endpoint import Endpoint
-from extract.service.protocols import native, page
+from extract.service.protocols import learning, native, page
 
 
 async def _describe(call: Call) -> Response:
@@ -17,6 +17,7 @@ async def _describe(call: Call) -> Response:
 
 ENDPOINTS = [
     *native.ENDPOINTS,
+    *learning.ENDPOINTS,
     *page.ENDPOINTS,
     Endpoint("GET", "/openapi.json", _describe, "This description.", "native"),
 ]

@@ -6,7 +6,8 @@ import { state } from "./state.js";
 
 const FILES = 16; // in a request
 
-// Keeps files as photos of the class `label`. Returns for each {name, path} or {name, error}; calls `onProgress`.
+// Keeps files as photos of the class `label`. Returns for each {name, label, path} or {name,
+// error}; the label is the service's, where one that is there differs by case alone. Calls `onProgress`.
 export async function keep(label, files, onProgress = () => {}) {
   const kept = [];
   const bytes = 0.9 * state.service.limits.max_request_mb * 2 ** 20;
@@ -25,7 +26,7 @@ export async function keep(label, files, onProgress = () => {}) {
     if (batch.length) {
       try {
         const answer = await ask("POST", path(["v1", "corrections"], { label }), form(batch));
-        kept.push(...answer.images);
+        kept.push(...answer.images.map((image) => ({ ...image, label: answer.label })));
       } catch (error) {
         kept.push(...batch.map(({ file }) => ({ name: file.name, error: error.message })));
       }

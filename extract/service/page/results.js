@@ -1,10 +1,10 @@
 // The list of photos: each with its picture, its answer or its error, the photos nearest to it, and its correction.
 
 import { ask, path } from "./api.js";
+import { forget, keep } from "./corrections.js";
 import { bar, counted, el, find, probability, say } from "./dom.js";
 import * as queue from "./queue.js";
 import { state } from "./state.js";
-import { forget, keep } from "./corrections.js";
 
 const SIDE = 256; // pixels of a preview
 const NEAR = 6; // photos that are shown as reasons
@@ -154,7 +154,11 @@ export function bars(labels, isSure) {
 
 function offerReasons(one) {
   if (!state.hasPhotos) return;
-  const button = el("button", { type: "button", class: "quiet", click: () => reasons(one), "aria-describedby": `name-${one.number}` }, "Why?");
+  const button = el(
+    "button",
+    { type: "button", class: "quiet", "aria-describedby": `name-${one.number}`, click: () => reasons(one) },
+    "Why?",
+  );
   one.near.hidden = false;
   one.near.replaceChildren(button);
 }
@@ -187,7 +191,7 @@ function gallery(one, near) {
       el("span", { class: "number" }, `distance ${(1 - cosine).toFixed(3)}`),
     ),
   );
-  return [title, el("ul", { class: "gallery" }, photos)].reduce((box, part) => (box.append(part), box), el("div"));
+  return el("div", {}, title, el("ul", { class: "gallery" }, photos));
 }
 
 // What is wrong with the answer.
@@ -232,24 +236,23 @@ function choose(one) {
   field.focus();
 }
 
-// Keeps the photo as one of the class `label`.
+// Keeps the photo as one of the class `label`; no longer as one of another, to which the service sees.
 export async function correct(one, label) {
   if (!label) return;
   const hadFocus = one.correction.contains(document.activeElement);
   try {
     const [answer] = await keep(label, [one.file]);
     if (answer.error) throw new Error(answer.error);
-    if (one.kept) await forget(one.kept.label, one.kept.path);
-    one.kept = { label, path: answer.path };
+    one.kept = { label: answer.label, path: answer.path };
   } catch (error) {
     one.correction.querySelector(".error")?.remove();
     one.correction.append(el("p", { class: "error", role: "alert" }, `It is not kept: ${error.message}`));
     return;
   }
   const undo = el("button", { type: "button", class: "quiet", click: () => takeBack(one) }, "Undo");
-  one.correction.replaceChildren(el("p", { class: "kept" }, "Kept as ", el("b", {}, label), " ", undo));
+  one.correction.replaceChildren(el("p", { class: "kept" }, "Kept as ", el("b", {}, one.kept.label), " ", undo));
   if (hadFocus) undo.focus();
-  say("class-status", `${one.name} is kept as ${label}.`);
+  say("class-status", `${one.name} is kept as ${one.kept.label}.`);
 }
 
 async function takeBack(one) {

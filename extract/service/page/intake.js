@@ -28,24 +28,16 @@ async function collect(entry, found) {
 
 // Lets an element take files, and whatever else `takes` says of a drag; `onDrop` gets the event.
 export function acceptDrops(element, takes, onDrop) {
-  let depth = 0; // enter and leave also come for what is inside
-  element.addEventListener("dragenter", (event) => {
-    if (!takes(event)) return;
-    depth++;
-    element.classList.add("over");
-  });
-  element.addEventListener("dragleave", () => {
-    depth = Math.max(0, depth - 1);
-    if (!depth) element.classList.remove("over");
-  });
   element.addEventListener("dragover", (event) => {
     if (!takes(event)) return;
     event.preventDefault();
     event.dataTransfer.dropEffect = "copy";
+    element.classList.add("over");
+  });
+  element.addEventListener("dragleave", (event) => {
+    if (!element.contains(event.relatedTarget)) element.classList.remove("over"); // else it is over what is inside
   });
   element.addEventListener("drop", (event) => {
-    depth = 0;
-    element.classList.remove("over");
     if (!takes(event)) return;
     event.preventDefault();
     event.stopPropagation();
@@ -53,10 +45,16 @@ export function acceptDrops(element, takes, onDrop) {
   });
 }
 
+// A drop ends the drag for all elements, whichever has taken it.
+function endDrag() {
+  for (const element of document.querySelectorAll(".over")) element.classList.remove("over");
+}
+
 export const hasFiles = (event) => event.dataTransfer.types.includes("Files");
 
 // Calls `onFiles` with the files of every way in.
 export function open(onFiles) {
+  for (const end of ["drop", "dragend"]) document.addEventListener(end, endDrag, true);
   // The whole page takes them: whoever misses the frame means it all the same.
   acceptDrops(document.documentElement, hasFiles, async (event) => onFiles(await filesOf(event.dataTransfer)));
   acceptDrops(find("drop"), hasFiles, async (event) => onFiles(await filesOf(event.dataTransfer)));

@@ -181,7 +181,7 @@ async function reasons(one) {
 }
 
 function gallery(one, near) {
-  const title = el("h3", { tabindex: "-1" }, "Why? The nearest photos it learned from");
+  const title = el("h3", { tabindex: "-1" }, "Why? The nearest known photos");
   const photos = near.map(({ path: file, label, cosine, thumbnail }) =>
     el(
       "li",

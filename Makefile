@@ -37,7 +37,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m extract.sample $(DEMO)/digits
-	@$(BIN)/retrain-extract --image_dir $(DEMO)/digits --cache_dir $(DEMO)/bottlenecks
+	@$(BIN)/retrain-extract --image_dir $(DEMO)/digits --cache_dir $(DEMO)/bottlenecks --thumbnails
 	@$(BIN)/retrain-train --cache_dir $(DEMO)/bottlenecks --output_dir $(DEMO)/retrained
 	@echo 'open $(DEMO)/retrained/latest/report.html in a browser: how good the classifier is, and its mistakes as pictures'
 	@echo 'label photos with it: $(BIN)/retrain-predict --model $(DEMO)/retrained $(DEMO)/digits/7/*0.png'

@@ -82,7 +82,8 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_for(self, script: str, seconds: float = PATIENCE) -> Any:
-        """The value of a JavaScript expression once it is true."""
+        """The value of a JavaScript expression once it is true; of an element, True."""
+        script = f"(value => value instanceof Node || value)({script})"
         end = time.monotonic() + seconds
         while not (value := self.ask(script)):
             assert time.monotonic() < end, f"{script} does not become true: {self.ask('document.body.innerText')}"

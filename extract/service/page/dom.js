@@ -47,7 +47,7 @@ export async function copy(text) {
     return true;
   } catch {
     // Over plain HTTP from another machine there is no clipboard but this one.
-    const area = el("textarea", { class: "unseen", readonly: true });
+    const area = el("textarea", { class: "copied", readonly: true });
     area.value = text;
     document.body.append(area);
     area.select();

@@ -125,6 +125,7 @@ function show(one, answer) {
       "p",
       { class: "verdict" },
       isSure ? null : el("span", { class: "unsure", title: `below ${probability(answer.not_sure_below)}` }, "Not sure"),
+      " ",
       isSure ? el("b", {}, best.label) : el("span", {}, "perhaps ", el("b", {}, best.label)),
     ),
     bars(answer.labels, isSure),
@@ -174,9 +175,7 @@ async function reasons(one) {
     one.near.replaceChildren(error ? el("p", { class: "error" }, error) : gallery(one, near));
     if (hadFocus) one.near.querySelector("h3")?.focus();
   } catch (error) {
-    if (error.status !== 404) return one.near.replaceChildren(el("p", { class: "error" }, error.message));
-    state.hasPhotos = false;
-    one.near.hidden = true;
+    one.near.replaceChildren(el("p", { class: "error" }, error.message));
   }
 }
 

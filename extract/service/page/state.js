@@ -8,10 +8,14 @@ class State extends EventTarget {
   details = null; // what GET /v1/heads/{head} answered; null where there is none
   corrections = new Map(); // by label the photos that are kept in the corrections' folder
   added = []; // labels that the user has typed and that have no photos yet
-  hasPhotos = true; // whether the cache has photos to compare with, as far as is known
 
   get about() {
     return this.service?.heads.find((head) => head.name === this.head) ?? null;
+  }
+
+  // Whether the cache has photos to compare others with.
+  get hasPhotos() {
+    return this.service.photos > 0;
   }
 
   get corrects() {

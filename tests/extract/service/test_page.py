@@ -278,14 +278,16 @@ def test_it_fits_the_window_and_follows_its_colours(page, url, photos, width, da
     assert brightness < 40 if dark else brightness > 220
 
 
+@pytest.mark.parametrize("writing", [["clipboardSanitizedWrite"], []], ids=["clipboard", "selection"])
 @pytest.mark.parametrize("kind", ["curl", "python"])
-def test_the_copied_program_gives_the_same_answer(page, url, photos, tmp_path, kind):
+def test_the_copied_program_gives_the_same_answer(page, url, photos, kind, writing):
+    """Also where the browser keeps the clipboard from the page, as it does over plain HTTP from another machine."""
     if not shutil.which("curl"):
         pytest.skip("no curl here")
     page.drop("#drop", [photos.green])
     answers(page, 1)
     shown = page.ask("[...document.querySelectorAll('.bars .label')].map(one => one.textContent)")
-    page.call("Browser.grantPermissions", origin=url.rstrip("/"), permissions=["clipboardReadWrite"])
+    page.call("Browser.grantPermissions", origin=url.rstrip("/"), permissions=["clipboardReadWrite", *writing])
     page.click(f"[data-of={kind}]")
     page.wait_for(f"document.querySelector('[data-of={kind}]').textContent == 'Copied'")
     copied = page.ask("navigator.clipboard.readText()")

@@ -3,8 +3,8 @@
 import { el, find } from "./dom.js";
 
 const KEY = "token";
-const MOST_TRIES = 6;
 const MOST_SECONDS = 30; // of waiting before another try
+const PATIENCE = 120_000; // milliseconds for all tries: a network may take that long to load
 let asking = null; // the promise of the dialog, while it is open
 
 export class ServiceError extends Error {
@@ -37,17 +37,17 @@ function quoted(text) {
 
 // The JSON that the service answers with. Throws ServiceError. `signal` ends the waiting.
 export async function ask(method, path, body = undefined, signal = undefined) {
-  for (let tries = 1; ; tries++) {
+  const began = Date.now();
+  for (;;) {
     const response = await send(method, path, body, signal);
     if (response.status === 401) {
       await askForToken(hasToken());
-      tries = 0;
       continue;
     }
     const answer = await response.json().catch(() => null);
     if (response.ok && answer !== null) return answer;
     const wait = Number(response.headers.get("Retry-After"));
-    if ((response.status === 429 || response.status === 503) && wait && tries < MOST_TRIES) {
+    if ((response.status === 429 || response.status === 503) && wait && Date.now() - began < PATIENCE) {
       await pause(1000 * Math.min(wait, MOST_SECONDS), signal);
       continue;
     }

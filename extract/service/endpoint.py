@@ -143,6 +143,11 @@ def is_place(text: str) -> bool:
     return "://" in start or start[:1] in (".", "~") or (start[:1] == "/" and start[:4] != "/9j/")
 
 
+def quoted(value: Any) -> str:
+    """A name that a client sent, for a message: not all of a long one, and nothing of what is no name."""
+    return repr(value[:100]) if isinstance(value, str) else "of that kind"
+
+
 def not_fetched() -> Refused:
     """The answer to whoever sends the place of an image: the service reads no files and asks no other servers."""
     return Refused(400, "this service fetches no URL and opens no path: send the bytes of the image", "url")

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from extract.service import openapi
 from extract.service.call import Call
 from extract.service.endpoint import Endpoint, Json
-from extract.service.protocols import native
+from extract.service.protocols import inference, native, openai, tfserving
 
 
 async def _describe(call: Call) -> Response:
@@ -17,5 +17,8 @@ async def _describe(call: Call) -> Response:
 
 ENDPOINTS = [
     *native.ENDPOINTS,
+    *tfserving.ENDPOINTS,
+    *inference.ENDPOINTS,
+    *openai.ENDPOINTS,
     Endpoint("GET", "/openapi.json", _describe, "This description.", "native"),
 ]

@@ -51,6 +51,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         for name, text in (endpoint.query or {}).items()
     ]
     operation: dict[str, Any] = {
+        "operationId": f"{endpoint.method} {_plain(endpoint.path)}",
         "summary": endpoint.summary,
         "tags": [endpoint.tag],
         "parameters": parameters,

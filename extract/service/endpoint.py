@@ -21,6 +21,7 @@ JSON, NPY, OCTETS, MULTIPART = (
     "application/octet-stream",
     "multipart/form-data",
 )
+IMAGES = ("image/jpeg", "image/png", "image/gif", "image/bmp", "image/webp", OCTETS, MULTIPART)
 FINGERPRINT = "X-Backbone-Fingerprint"  # the header that says which vectors compare
 LARGE = 1 << 20  # bytes from which a thread decodes, so that the event loop serves others meanwhile
 _PIECE = 1 << 22  # characters of base64, a multiple of four: threads take turns between pieces, not within one

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from extract.service import openapi
 from extract.service.call import Call
 from extract.service.endpoint import Endpoint, Json
-from extract.service.protocols import inference, native, openai, tfserving
+from extract.service.protocols import inference, learning, native, openai, tfserving
 
 
 async def _describe(call: Call) -> Response:
@@ -17,6 +17,7 @@ async def _describe(call: Call) -> Response:
 
 ENDPOINTS = [
     *native.ENDPOINTS,
+    *learning.ENDPOINTS,
     *tfserving.ENDPOINTS,
     *inference.ENDPOINTS,
     *openai.ENDPOINTS,

@@ -67,10 +67,10 @@ class Reply:
 class Server:
     """The service in a process of its own, on a free port of this machine. Usable once it has said its address."""
 
-    def __init__(self, root: Path, *flags: object):
-        """Serves what `make(root)` has made; the `flags` come last, so that they win."""
-        command = [sys.executable, "-m", "extract.serve", "--cache_dir", root / "cache", "--head", root / HEAD]
-        command += ["--port", "0", *_AS_EXTRACTED, *flags]
+    def __init__(self, root: Path, *flags: object, head: bool = True):
+        """Serves what `make(root)` has made, without its head if so told; the `flags` come last, so that they win."""
+        command = [sys.executable, "-m", "extract.serve", "--cache_dir", root / "cache"]
+        command += [*(["--head", root / HEAD] if head else []), "--port", "0", *_AS_EXTRACTED, *flags]
         self.process = subprocess.Popen(
             list(map(str, command)), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -102,6 +102,9 @@ class _Gate:
         if not endpoint.takes:
             return await endpoint.answer(call)
         _ = self._service.ready_backbone
+        if call.request.headers.get("content-encoding", "identity").lower() != "identity":
+            # Kilobytes could become gigabytes, and photos are compressed already.
+            raise Refused(415, "this service takes no compressed bodies: send it without Content-Encoding", "malformed")
         if call.length > self._service.settings.max_request_mb << 20:
             raise too_large(self._service.settings.max_request_mb)
         with self._service.admission.entering(call.length) as call.ticket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -55,7 +56,7 @@ class Corrections:
         files.write(corrected.path, content)
         for other in self:
             if other.path.name == name and other.label != label:
-                other.path.unlink(missing_ok=True)
+                _delete(other.path)
         return corrected
 
     def remove(self, label: str, name: str) -> None:
@@ -64,7 +65,7 @@ class Corrections:
         path = files.own_folder(self.folder, label) / name
         if not _NAME.fullmatch(name) or not path.is_file():
             raise Refused(404, f"no correction {name[:100]!r} of class {label!r}", "unknown")
-        path.unlink()
+        _delete(path)
 
     def __iter__(self) -> Iterator[Corrected]:
         """All of them, class by class."""
@@ -72,7 +73,7 @@ class Corrections:
             if is_passed_over(os.fsencode(folder.name)) or folder.is_symlink() or not folder.is_dir():
                 continue
             for path in sorted(folder.iterdir()):
-                if kinds_of_photo(path):
+                if _is_own_photo(path):
                     yield Corrected(folder.name, path)
 
     def label(self, text: str, known: Sequence[str]) -> str:
@@ -95,12 +96,19 @@ class Corrections:
         return label
 
 
-def kinds_of_photo(path: Path) -> bool:
+def _is_own_photo(path: Path) -> bool:
     """Whether this is a file of our own name that begins as a photo."""
     if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as file:
         return kinds.is_photo(file.read(kinds.HEAD))
+
+
+def _delete(path: Path) -> None:
+    """Deletes a photo, and its folder with the last one: a class without photos would be none."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it holds others
+        path.parent.rmdir()
 
 
 def _is_text(label: str) -> bool:

@@ -68,13 +68,13 @@ def load(settings: ServeSettings, found: Found, open_until_the_end: contextlib.E
     """Loads the backbone. Raises UserError, also where it is no longer the one that made the bottlenecks."""
     extraction = settings.extraction(found.module, found.image_size)
     runner = Runner(extraction)
-    process.import_tensorflow()
     import tensorflow as tf
 
     from extract import engines
     from extract.decode import preprocess
     from extract.engines import devices, nvml
 
+    tf.get_logger().setLevel("ERROR")  # it takes the shapes of the ladder, each traced once, for a mistake
     names, info = runner.devices, runner.info
     if found.backbone and found.backbone.fingerprint != info.fingerprint:
         raise UserError(

@@ -75,6 +75,7 @@ async def _serve(settings: ServeSettings, found: network.Found, heads: Heads, to
 
 
 def _load(settings: ServeSettings, found: network.Found, open_until_the_end: contextlib.ExitStack) -> network.Network:
+    process.import_tensorflow()  # first: its logger would keep the standard error that is replaced below
     with process.quiet_libraries():
         return network.load(settings, found, open_until_the_end)
 

@@ -31,7 +31,7 @@ export function open() {
 function draw() {
   const { about, corrects } = state;
   find("known").hidden = !about && !corrects;
-  find("known-title").textContent = about ? "What it knows" : "Make a classifier";
+  find("known-title").textContent = about ? "What it knows" : "Its classes";
   find("explanation").textContent = about
     ? ""
     : "Name two classes or more, drop a few photos on each, and train: that takes seconds.";

@@ -14,8 +14,9 @@ const AGAIN = 1500; // milliseconds between two tries while the service is loadi
 function draw() {
   const { service, head, about } = state;
   const backbone = service.backbone?.module ?? "the network";
-  find("title").textContent = head === null ? "Bottlenecks of photos" : "Classify photos";
-  document.title = head === null ? "Bottlenecks of photos" : `Classify photos: ${head}`;
+  const title = head !== null ? "Classify photos" : state.corrects ? "Make a classifier" : "Bottlenecks of photos";
+  find("title").textContent = title;
+  document.title = head === null ? title : `${title}: ${head}`;
   find("summary").textContent = summary(backbone, head, about);
   find("photos").hidden = head === null;
   find("chooser").hidden = service.heads.length < 2;

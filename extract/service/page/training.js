@@ -114,6 +114,7 @@ function drawResult() {
       ),
     ),
     el("p", { class: "soft" }, sizes(fresh)),
+    warnings(training.lines) ?? "",
     el("p", { class: "buttons" }, swap, discard),
   );
 }
@@ -122,6 +123,12 @@ function sizes(fresh) {
   const count = Array.isArray(fresh.labels) ? fresh.labels.length : fresh.labels;
   const fewer = (fresh.test_photos ?? 0) < 30 ? " So few test photos say little: more photos tell more." : "";
   return `The new one knows ${counted(count, "class", "classes")}.${fewer}`;
+}
+
+// What the training warns of, such as classes with few photos.
+function warnings(lines) {
+  const found = lines.filter((line) => line.startsWith("warning: ")).map((line) => line.slice("warning: ".length));
+  return found.length ? el("ul", { class: "warnings soft" }, found.map((text) => el("li", {}, text))) : null;
 }
 
 async function swapIn() {

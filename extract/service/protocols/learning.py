@@ -7,12 +7,12 @@ import base64
 from typing import Any
 
 import numpy as np
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from cache import near, thumbnails
 from extract.service.call import Call
 from extract.service.corrections import Corrections
-from extract.service.endpoint import IMAGES, Endpoint
+from extract.service.endpoint import IMAGES, Endpoint, Json
 from extract.service.protocols.native import SURE, contents, raise_if_alone, whole_number
 from extract.service.refused import Refused
 from extract.service.training import Training
@@ -45,7 +45,7 @@ async def nearest(call: Call) -> Response:
         else {"name": name, "near": next(answers)}
         for name, vector in zip(names, vectors, strict=True)
     ]
-    return JSONResponse({"images": body})
+    return Json({"images": body})
 
 
 async def describe_head(call: Call) -> Response:
@@ -53,7 +53,7 @@ async def describe_head(call: Call) -> Response:
     head, calibration = loaded.head, loaded.head.calibration
     edges = np.linspace(0, 1, len(calibration.counts) + 1).tolist()
     bins = zip(edges, edges[1:], calibration.counts.tolist(), calibration.hits.tolist(), strict=False)
-    return JSONResponse(
+    return Json(
         {
             "name": loaded.name,
             "version": loaded.version,
@@ -86,20 +86,20 @@ async def correct(call: Call) -> Response:
             continue
         corrected = await asyncio.to_thread(corrections.add, label, content, call.service.labels())
         rows.append({"name": name, "path": corrected.path.name})
-    return JSONResponse({"label": label, "images": rows})
+    return Json({"label": label, "images": rows})
 
 
 async def list_corrections(call: Call) -> Response:
     counts: dict[str, int] = {}
     for corrected in await asyncio.to_thread(list, _corrections(call)):
         counts[corrected.label] = counts.get(corrected.label, 0) + 1
-    return JSONResponse({"labels": [{"label": label, "count": count} for label, count in counts.items()]})
+    return Json({"labels": [{"label": label, "count": count} for label, count in counts.items()]})
 
 
 async def take_back(call: Call) -> Response:
     query = call.request.query_params
     await asyncio.to_thread(_corrections(call).remove, query.get("label", ""), query.get("path", ""))
-    return JSONResponse({})
+    return Json({})
 
 
 async def train(call: Call) -> Response:
@@ -108,21 +108,21 @@ async def train(call: Call) -> Response:
     training.start(
         call.request.query_params.get("head", ""), service.directory, service.ready_backbone, service.one_bottleneck
     )
-    return JSONResponse(training.describe(), 202)
+    return Json(training.describe(), 202)
 
 
 async def describe_training(call: Call) -> Response:
-    return JSONResponse(_training(call).describe())
+    return Json(_training(call).describe())
 
 
 async def swap(call: Call) -> Response:
     loaded = _training(call).swap()
-    return JSONResponse({"name": loaded.name, "version": loaded.version})
+    return Json({"name": loaded.name, "version": loaded.version})
 
 
 async def discard(call: Call) -> Response:
     _training(call).discard()
-    return JSONResponse({})
+    return Json({})
 
 
 def _corrections(call: Call) -> Corrections:

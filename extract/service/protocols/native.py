@@ -6,11 +6,22 @@ import io
 from typing import Any
 
 import numpy as np
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from extract.service import metrics
 from extract.service.call import Call
-from extract.service.endpoint import FINGERPRINT, IMAGES, JSON, MULTIPART, NPY, Endpoint, not_fetched
+from extract.service.endpoint import (
+    FINGERPRINT,
+    IMAGES,
+    JSON,
+    MULTIPART,
+    NPY,
+    Endpoint,
+    Json,
+    json_of_rows,
+    not_fetched,
+    which,
+)
 from extract.service.heads import Loaded
 from extract.service.refused import Refused
 from extract.service.service import DEAD, READY, Answer
@@ -44,7 +55,7 @@ async def classify(call: Call) -> Response:
     loaded, answers = await call.service.classify(name, images, call.deadline)
     raise_if_alone(answers)
     rows = [_described(loaded, answer, top_k) for answer in answers]
-    return JSONResponse(
+    return Json(
         {
             "head": name,
             "version": loaded.version,
@@ -72,7 +83,7 @@ async def bottlenecks(call: Call) -> Response:
     if NPY in call.request.headers.get("accept", ""):
         for place, vector in enumerate(vectors):
             if isinstance(vector, Refused):
-                raise Refused(vector.status, f"image {place + 1} of {len(vectors)}: {vector.message}", vector.reason)
+                raise which(vector, place, len(vectors))
         file = io.BytesIO()
         np.save(file, np.stack(vectors))  # type: ignore[arg-type]
         return Response(file.getvalue(), media_type=NPY, headers=headers)
@@ -81,8 +92,8 @@ async def bottlenecks(call: Call) -> Response:
         for vector in vectors
     ]
     named = [{"name": name, **row} for name, row in zip(names, rows, strict=True)]
-    body = {"fingerprint": backbone.fingerprint, "dimension": backbone.dimension, "images": named}
-    return JSONResponse(body, headers=headers)
+    body = {"fingerprint": backbone.fingerprint, "dimension": backbone.dimension}
+    return await json_of_rows(body, "images", named, len(named) * backbone.dimension, headers)
 
 
 async def describe(call: Call) -> Response:
@@ -111,7 +122,7 @@ async def describe(call: Call) -> Response:
             "dimension": backbone.dimension,
             "runs": service.ran,
         }
-    return JSONResponse(
+    return Json(
         {
             "state": service.state,
             "backbone": network,
@@ -138,7 +149,7 @@ async def measurements(call: Call) -> Response:
 
 async def verdict(call: Call) -> Response:
     _ = call.service.ready_backbone
-    return JSONResponse({"verdict": call.service.verdict(), "runs": call.service.ran})
+    return Json({"verdict": call.service.verdict(), "runs": call.service.ran})
 
 
 def raise_if_alone(answers: list[Any]) -> None:

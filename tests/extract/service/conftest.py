@@ -20,3 +20,11 @@ def server(served):
     status = running.stop()
     said = "".join(running.said)
     assert status == 0 and "Traceback" not in said, said
+
+
+@pytest.fixture(scope="session")
+def wanted(served):
+    """What the service must answer of the first photos, computed in other ways."""
+    from tests.extract.service import reference
+
+    return reference.expected(served)

@@ -10,17 +10,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cache import head
 from tests import modules, small_cache
 from tests.processes import REPO
 
 HEAD = "things"  # the name of the head in `make`
 LABELS = small_cache.LABELS
+TEMPERATURE = 2.0  # of that head
 PHOTOS = 12  # of each of the labels
 PATIENCE = 60  # seconds, many times what any answer takes
 _AS_EXTRACTED = ("--engine", "tensorflow", "--precision", "float32")
@@ -38,7 +40,10 @@ def make(root: Path) -> None:
     module = modules.make_tf2_hub_module(root / "module")
     settings = {"engine": "tensorflow", "precision": "float32", "dtype": "float32", "thumbnails": True}
     extract(Settings(str(root / "photos"), str(root / "cache"), module, **settings))  # type: ignore[arg-type]
-    train(TrainSettings(root / "cache", root / HEAD))
+    train(TrainSettings(root / "cache", root / HEAD, l2=0.01))
+    # So that answers show which temperature they have.
+    trained = head.read(root / HEAD)
+    head.write(head.find(root / HEAD), replace(trained, temperature=TEMPERATURE))
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,10 @@ class Reply:
 class Server:
     """The service in a process of its own, on a free port of this machine. Usable once it has said its address."""
 
-    def __init__(self, root: Path, *flags: object):
-        """Serves what `make(root)` has made; the `flags` come last, so that they win."""
-        command = [sys.executable, "-m", "extract.serve", "--cache_dir", root / "cache", "--head", root / HEAD]
-        command += ["--port", "0", *_AS_EXTRACTED, *flags]
+    def __init__(self, root: Path, *flags: object, head: bool = True):
+        """Serves what `make(root)` has made, without its head if so told; the `flags` come last, so that they win."""
+        command = [sys.executable, "-m", "extract.serve", "--cache_dir", root / "cache"]
+        command += [*(["--head", root / HEAD] if head else []), "--port", "0", *_AS_EXTRACTED, *flags]
         self.process = subprocess.Popen(
             list(map(str, command)), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -119,7 +124,11 @@ class Server:
         return status
 
 
+def photo_paths(count: int) -> list[str]:
+    """The paths of `count` photos in `root`/photos, of one label after the other."""
+    return [f"{LABELS[n % len(LABELS)]}/{n // len(LABELS):02}.png" for n in range(count)]
+
+
 def photos(root: Path, count: int = 3) -> list[bytes]:
-    """The files of `count` photos, of one label after the other."""
-    paths = [f"{LABELS[n % len(LABELS)]}/{n // len(LABELS):02}.png" for n in range(count)]
-    return [(root / "photos" / path).read_bytes() for path in paths]
+    """The files of these photos."""
+    return [(root / "photos" / path).read_bytes() for path in photo_paths(count)]

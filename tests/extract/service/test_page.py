@@ -1,5 +1,6 @@
 """The service's page, used in a real browser against a real service."""
 
+import ast
 import contextlib
 import json
 import re
@@ -265,6 +266,37 @@ def test_labels_and_names_of_files_are_text(page, photos):
     assert page.ask("document.querySelectorAll('img[onerror], img[src=x]').length") == 0
 
 
+@pytest.mark.parametrize("threshold, verdict", [(0.7, f"Not sure perhaps {NASTY}"), (0.6, NASTY), (None, NASTY)])
+def test_an_answer_below_the_threshold_is_not_sure(page, photos, threshold, verdict):
+    labels = [{"label": NASTY, "probability": 0.65}, {"label": "b", "probability": 0.35}]
+    answer = {"not_sure_below": threshold, "images": [{"name": "red.png", "labels": labels}]}
+    page.ask(
+        f"""(() => {{ const own = window.fetch;
+        window.fetch = (url, ...rest) => url.includes("/classify/") ? new Response({json.dumps(json.dumps(answer))})
+                                                                    : own(url, ...rest); }})()"""
+    )
+    page.drop("#drop", [photos.red])
+    answers(page, 1)
+    assert page.ask("document.querySelector('.verdict').textContent").split() == verdict.split()
+    assert page.ask("[...document.querySelectorAll('.bars .number')].map(n => n.innerText)") == ["65.0 %", "35.0 %"]
+    assert page.ask("document.querySelectorAll('img[onerror], img[src=x]').length") == 0
+
+
+def test_what_is_stopped_says_so(page, tmp_path):
+    for number in range(100):
+        paint(tmp_path / "many" / f"{number:02}.png", COLOURS["red"], number)
+    # Answers that never come, until their request is given up.
+    page.ask(
+        """(() => { const own = window.fetch;
+        window.fetch = (url, options) => !url.includes("/classify/") ? own(url, options) : new Promise((_, reject) =>
+            options.signal.addEventListener("abort", () => reject(options.signal.reason))); })()"""
+    )
+    page.drop("#drop", [tmp_path / "many"])
+    page.wait_for("!document.getElementById('progress').hidden")
+    page.click("#stop")
+    assert all("stopped" in answer for answer in answers(page, 100))
+
+
 @pytest.mark.parametrize("width, dark", [(1000, False), (360, True), (320, False)])
 def test_it_fits_the_window_and_follows_its_colours(page, url, photos, width, dark):
     open_page(page, url, width=width, dark=dark)
@@ -294,7 +326,7 @@ def test_the_copied_program_gives_the_same_answer(page, url, photos, kind, writi
     program = ["bash", "-c", copied] if kind == "curl" else [sys.executable, "-c", copied]
     done = subprocess.run(program, cwd=photos.green.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    labels = json.loads(done.stdout)["images"][0]["labels"] if kind == "curl" else eval(done.stdout)
+    labels = json.loads(done.stdout)["images"][0]["labels"] if kind == "curl" else ast.literal_eval(done.stdout)
     assert [row["label"] for row in labels] == shown
 
 

@@ -1,8 +1,9 @@
-# make demo | extract | train | predict | tensorboard | bench | test | lint | clean
+# make demo | extract | train | predict | serve | tensorboard | bench | test | lint | clean
 #
 #   make extract IMAGE_DIR=~/flower_photos      fills CACHE_DIR with the bottlenecks of the photos
 #   make train                                  fits a classifier on CACHE_DIR, into OUTPUT_DIR
 #   make predict IMAGES="a.jpg 'my b.jpg'"      labels photos with it
+#   make serve                                  answers over HTTP, with a page: the classifier in OUTPUT_DIR, or the demo's
 #   make bench IMAGE_DIR=~/flower_photos        measures each stage beside its limit
 #
 # ARGS passes further flags on: make train ARGS="--solver sweep"; python -m train -h lists them.
@@ -21,7 +22,7 @@ NVIDIA := $(wildcard /proc/driver/nvidia/version /usr/lib/wsl/lib/libcuda.so.1)
 EXTRAS := demo,tensorboard,test,openvino,serve$(if $(NVIDIA),$(comma)gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo extract train predict tensorboard bench test lint clean
+.PHONY: help demo extract train predict serve tensorboard bench test lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -36,10 +37,11 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m extract.sample $(DEMO)/digits
-	@$(BIN)/retrain-extract --image_dir $(DEMO)/digits --cache_dir $(DEMO)/bottlenecks
+	@$(BIN)/retrain-extract --image_dir $(DEMO)/digits --cache_dir $(DEMO)/bottlenecks --thumbnails
 	@$(BIN)/retrain-train --cache_dir $(DEMO)/bottlenecks --output_dir $(DEMO)/retrained
 	@echo 'open $(DEMO)/retrained/latest/report.html in a browser: how good the classifier is, and its mistakes as pictures'
 	@echo 'label photos with it: $(BIN)/retrain-predict --model $(DEMO)/retrained $(DEMO)/digits/7/*0.png'
+	@echo 'ask it over HTTP, or on a page: make serve'
 	@echo 'your own photos, in a folder for each class: make extract IMAGE_DIR=~/my_photos, then make train'
 
 extract: $(INSTALLED)
@@ -52,6 +54,12 @@ train: $(INSTALLED)
 predict: $(INSTALLED)
 	@test -n "$(IMAGES)" || { echo "error: which photos? make predict IMAGES=photo.jpg" >&2; exit 2; }
 	@$(BIN)/retrain-predict --model "$(OUTPUT_DIR)" $(ARGS) $(IMAGES)
+
+# After `make demo` alone, the demo's classifier.
+SERVED := $(if $(wildcard $(OUTPUT_DIR)/latest/head.h5),$(OUTPUT_DIR),$(wildcard $(DEMO)/retrained))
+serve: $(INSTALLED)
+	@$(BIN)/retrain-serve --cache_dir "$(if $(filter $(DEMO)/retrained,$(SERVED)),$(DEMO)/bottlenecks,$(CACHE_DIR))" \
+		$(if $(SERVED),--head "$(SERVED)") $(ARGS)
 
 tensorboard: $(INSTALLED)
 	$(BIN)/tensorboard --logdir "$(OUTPUT_DIR)/logs"

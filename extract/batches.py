@@ -74,12 +74,12 @@ def batches(
     @_plain
     def load(number: tf.Tensor, path: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         encoded = tf.io.read_file(path)
-        fingerprint = _fingerprint(encoded)
+        own = fingerprint(encoded)
         if augmentation is None:
-            return number, preprocess(encoded, *image_size), fingerprint
+            return number, preprocess(encoded, *image_size), own
         detailed = decode(encoded, augment.enough(4 * max(image_size), augmentation))
-        draws = augment.draw(fingerprint, augmentation)
-        return number, augment.augment(detailed, *image_size, augmentation, draws), fingerprint
+        draws = augment.draw(own, augmentation)
+        return number, augment.augment(detailed, *image_size, augmentation, draws), own
 
     dataset = (
         _dataset(image_dir, paths, recorded())
@@ -110,7 +110,7 @@ def fingerprints(photos: Photos, positions: np.ndarray, threads: int) -> tuple[n
     paths = photos.paths.take(positions)
     readable, values = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     with bar(desc="compare with the cache", total=len(paths), unit=" photos", leave=False, delay=1) as shown:
-        for places, prints in each(photos.image_dir, paths, _fingerprint, threads):
+        for places, prints in each(photos.image_dir, paths, fingerprint, threads):
             readable.append(positions[places])
             values.append(prints.view(np.uint64).reshape(-1))
             shown.update(int(places[-1]) + 1 - shown.n)
@@ -178,8 +178,8 @@ def _dataset(image_dir: str | os.PathLike, paths: Strings, pieces: Iterable[np.n
     return tf.data.Dataset.from_generator(chunks, output_signature=signature).unbatch().with_options(options)
 
 
-def _fingerprint(encoded: tf.Tensor) -> tf.Tensor:
-    """uint8 [8]: farmhash64, little-endian."""
+def fingerprint(encoded: tf.Tensor) -> tf.Tensor:
+    """The fingerprint of a file's bytes (string scalar), uint8 [8]: FarmHash's Fingerprint64, little-endian."""
     return tf.raw_ops.Fingerprint(data=encoded[tf.newaxis], method="farmhash64")[0]
 
 

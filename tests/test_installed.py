@@ -15,6 +15,7 @@ SCRIPTS = {
     "retrain-train": "train",
     "retrain-predict": "train.predict",
     "retrain-cache": "cache",
+    "retrain-serve": "extract.serve",
 }
 
 

@@ -20,10 +20,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cache.console import print
-from extract.service.batcher import DeadError
+from cache.errors import UserError
 from extract.service.call import Call, GoneError, too_large
 from extract.service.endpoint import Endpoint, refusal
-from extract.service.refused import Refused
+from extract.service.refused import DeadError, Refused
 from extract.service.service import Service
 
 _GONE = 499  # in logs and metrics: the client did not wait for the answer
@@ -81,6 +81,8 @@ class _Gate:
                     response.headers["Retry-After"] = str(refused.retry_after)
                 if refused.status == 413:  # the rest of a body that is too large is not awaited
                     response.headers["Connection"] = "close"
+            except UserError as error:  # such as a full disk
+                response = endpoint.refuse(Refused(500, str(error), "disk"))
             except GoneError:
                 response = Response(status_code=_GONE)
             finally:
@@ -100,6 +102,9 @@ class _Gate:
         if not endpoint.takes:
             return await endpoint.answer(call)
         _ = self._service.ready_backbone
+        if call.request.headers.get("content-encoding", "identity").lower() != "identity":
+            # Kilobytes could become gigabytes, and photos are compressed already.
+            raise Refused(415, "this service takes no compressed bodies: send it without Content-Encoding", "malformed")
         if call.length > self._service.settings.max_request_mb << 20:
             raise too_large(self._service.settings.max_request_mb)
         with self._service.admission.entering(call.length) as call.ticket:

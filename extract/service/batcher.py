@@ -21,14 +21,10 @@ import tensorflow as tf
 
 from extract.engines import Engine, Fetch
 from extract.service.metrics import Metrics
-from extract.service.refused import Refused
+from extract.service.refused import DeadError, Refused
 
 STUCK = 10.0  # times as long as the slowest batch so far: the device will not come back
 _LEAST_STUCK = 10.0  # seconds that any batch may take: a machine may pause
-
-
-class DeadError(Exception):
-    """The engine has failed, or does not answer; a new process is needed."""
 
 
 @dataclass(eq=False)

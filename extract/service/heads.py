@@ -58,6 +58,12 @@ class Heads:
             raise Refused(404, f"no head {name!r}; there are: {there}", "unknown")
         return self.by_name[name]
 
+    def put(self, name: str, folder: Path) -> Loaded:
+        """Reads the head in `folder` and puts it in the place of the one of that name. Raises UserError."""
+        version = self.by_name[name].version + 1 if name in self.by_name else 1
+        self.by_name[name] = Loaded(name, folder, head_files.read(folder), version, _stamp(folder))
+        return self.by_name[name]
+
     async def watch(self) -> None:
         """Reloads, for ever: a new head is read beside the old one and checked before it takes its place."""
         failed: dict[str, Stamp | None] = {}

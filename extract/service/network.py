@@ -60,6 +60,7 @@ class Network:
     gpu_names: list[str]
     setup: stages.Setup
     ran: str  # engine, precision and devices, in words
+    directory: Path | None  # in the cache; None: it has none for this backbone
     cache: Cache | None  # of bottlenecks by this backbone
 
 
@@ -67,21 +68,21 @@ def load(settings: ServeSettings, found: Found, open_until_the_end: contextlib.E
     """Loads the backbone. Raises UserError, also where it is no longer the one that made the bottlenecks."""
     extraction = settings.extraction(found.module, found.image_size)
     runner = Runner(extraction)
-    process.import_tensorflow()
     import tensorflow as tf
 
     from extract import engines
     from extract.decode import preprocess
     from extract.engines import devices, nvml
 
+    tf.get_logger().setLevel("ERROR")  # it takes the shapes of the ladder, each traced once, for a mistake
     names, info = runner.devices, runner.info
     if found.backbone and found.backbone.fingerprint != info.fingerprint:
         raise UserError(
             f"{found.module} is no longer the network that made {found.directory}; give another --cache_dir, or "
             "another --module"
         )
-    if settings.corrections:
-        _ = runner.loaded_store  # a training needs the backbone in the cache
+    # A training needs the backbone in the cache.
+    directory = runner.loaded_store.directory if settings.corrections else found.directory
     precision = open_until_the_end.enter_context(devices.running_in(settings.precision, names))
     gpus = open_until_the_end.enter_context(nvml.watching(names))
     name = engines.choose(settings.engine, names)
@@ -118,5 +119,6 @@ def load(settings: ServeSettings, found: Found, open_until_the_end: contextlib.E
             faster_engine=name != "openvino" and names == ["CPU:0"],
         ),
         f"{name} in {precision} on {', '.join(names)}",
+        directory,
         reader.open(found.directory) if found.directory and (found.directory / layout.INDEX).exists() else None,
     )

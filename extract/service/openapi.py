@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from extract.service.endpoint import MULTIPART, Endpoint
+from extract.service.endpoint import JSON, MULTIPART, Endpoint
 
 _ERRORS = {
     "400": "The body cannot be understood.",
     "401": "The token is missing or wrong.",
     "413": "The body, an image or its pixels are above a limit.",
+    "415": "The body is compressed.",
     "422": "The image cannot be decoded.",
     "429": "Too much waits already; Retry-After says for how long.",
     "503": "The service is loading, ending, or the deadline has passed.",
@@ -63,7 +64,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
                 "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
             }
         }
-        content = {kind: form if kind == MULTIPART else binary for kind in endpoint.takes}
+        schemas = {MULTIPART: form, JSON: {"schema": {"type": "object"}}}
+        content = {kind: schemas.get(kind, binary) for kind in endpoint.takes}
         operation["requestBody"] = {"required": True, "content": content}
         operation["responses"] |= {status: {"description": text} for status, text in _ERRORS.items()}
     if not endpoint.is_free:

@@ -12,3 +12,7 @@ class Refused(Exception):
         self.message = message
         self.reason = reason  # a word for the metrics, such as "pixels"
         self.retry_after = retry_after  # seconds, or None
+
+
+class DeadError(Exception):
+    """The network has failed, or does not answer; a new process is needed."""

@@ -13,6 +13,7 @@ from cache.console import print
 from cache.errors import UserError, first_line
 from extract.service import network, server
 from extract.service.app import build
+from extract.service.corrections import made_heads
 from extract.service.heads import Heads
 from extract.service.protocols import ENDPOINTS
 from extract.service.service import DEAD, DRAINING, Service
@@ -31,13 +32,12 @@ def serve(settings: ServeSettings) -> None:
     if token is None and settings.host not in _LOOPBACK:
         print(f"warning: whoever reaches {settings.host} may ask, since there is no --token_file", file=sys.stderr)
     found = network.find(settings)
-    heads = Heads(settings.head or ())
+    made = made_heads(settings.corrections) if settings.corrections else []
+    heads = Heads([*(settings.head or ()), *made])
     if found.backbone:
         heads.check(found.backbone)
-    with (
-        contextlib.closing(server.listen(settings.host, settings.port)) as listening,
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
-    ):
+    listening = server.listen(settings.host, settings.port)  # uvicorn closes it
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, found, heads, token, listening))
 
 
@@ -62,6 +62,8 @@ async def _serve(settings: ServeSettings, found: network.Found, heads: Heads, to
             await asyncio.wait(tasks[:1])
             for task in tasks[1:]:
                 task.cancel()
+            if service.training:
+                service.training.end()
             if service.batcher:
                 service.batcher.close()
     if service.state == DEAD:
@@ -73,6 +75,7 @@ async def _serve(settings: ServeSettings, found: network.Found, heads: Heads, to
 
 
 def _load(settings: ServeSettings, found: network.Found, open_until_the_end: contextlib.ExitStack) -> network.Network:
+    process.import_tensorflow()  # first: its logger would keep the standard error that is replaced below
     with process.quiet_libraries():
         return network.load(settings, found, open_until_the_end)
 

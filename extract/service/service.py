@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +16,12 @@ from cache.reader import Cache
 from extract import stages
 from extract.service import images
 from extract.service.admission import Admission
+from extract.service.corrections import Corrections
 from extract.service.heads import Heads, Loaded
 from extract.service.metrics import Metrics
 from extract.service.refused import Refused
 from extract.service.settings import ServeSettings
+from extract.service.training import Training
 
 if TYPE_CHECKING:
     from extract.engines.nvml import Gpus
@@ -53,11 +57,15 @@ class Service:
         self._setup: stages.Setup | None = None
         self._gpus: Gpus | None = None
         self.ran = ""  # engine, precision and devices, in words
+        self.directory: Path | None = None  # of the backbone in the cache
         self.cache: Cache | None = None  # None while there are no bottlenecks of photos
+        self.corrections = Corrections(settings.corrections) if settings.corrections else None
+        self.training = Training(self.corrections, heads) if self.corrections else None
 
     def begin(self, network: Network, batcher: Batcher) -> None:
         """From now on requests are answered, unless the end has come already."""
-        self.backbone, self.batcher, self.cache = network.backbone, batcher, network.cache
+        self.backbone, self.batcher = network.backbone, batcher
+        self.directory, self.cache = network.directory, network.cache
         self._setup, self._gpus, self.ran = network.setup, network.gpus, network.ran
         if self.state == LOADING:
             self.state = READY
@@ -84,7 +92,7 @@ class Service:
         answers: list[asyncio.Future[np.ndarray] | Refused] = []
         try:
             for content in contents:
-                problem = self._problem(content)
+                problem = self.problem(content)
                 answers.append(problem if problem else self.batcher.submit(content, deadline))
             found: Vectors = []
             for answer in answers:
@@ -129,7 +137,19 @@ class Service:
             "deadline_seconds": settings.deadline_seconds,
         }
 
-    def _problem(self, content: bytes) -> Refused | None:
+    async def one_bottleneck(self, content: bytes) -> np.ndarray:
+        """The bottleneck of one image file, float32 [D], for work that no request waits for. Raises Refused."""
+        [found] = await self.bottlenecks([content], time.monotonic() + self.settings.deadline_seconds)
+        if isinstance(found, Refused):
+            raise found
+        return found
+
+    def labels(self) -> list[str]:
+        """The classes that the heads and the cache know."""
+        known = [label for loaded in self.heads.by_name.values() for label in loaded.head.labels]
+        return list(dict.fromkeys([*known, *(self.cache.labels if self.cache else ())]))
+
+    def problem(self, content: bytes) -> Refused | None:
         """Why an image file is not even decoded; None if it is."""
         if len(content) > self.settings.max_image_mb << 20:
             return Refused(413, f"an image of {len(content):,} bytes is above --max_image_mb", "image_bytes")

@@ -71,7 +71,7 @@ def test_image_dir_is_required(capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("command_name", ["extract", "cache", "extract.sample"])
+@pytest.mark.parametrize("command_name", ["extract", "cache", "extract.sample", "extract.serve"])
 def test_help_imports_nothing_heavy(command_name):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", command_name, "-h"],
@@ -82,7 +82,7 @@ def test_help_imports_nothing_heavy(command_name):
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: python -m {command_name}")
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert not imported & {"tensorflow", "numpy", "h5py", "sklearn"}
+    assert not imported & {"tensorflow", "numpy", "h5py", "sklearn", "starlette", "uvicorn"}
 
 
 def test_a_disk_that_fills_up_keeps_what_was_committed(tmp_path, disk, module, loaded_once, capsys):

@@ -3,19 +3,23 @@
 ENDPOINTS is the one table of all, from which the routes and the OpenAPI description are made.
 """
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from extract.service import openapi
 from extract.service.call import Call
-from extract.service.endpoint import Endpoint
-from extract.service.protocols import native
+from extract.service.endpoint import Endpoint, Json
+from extract.service.protocols import inference, learning, native, openai, tfserving
 
 
 async def _describe(call: Call) -> Response:
-    return JSONResponse(openapi.describe(ENDPOINTS))
+    return Json(openapi.describe(ENDPOINTS))
 
 
 ENDPOINTS = [
     *native.ENDPOINTS,
+    *learning.ENDPOINTS,
+    *tfserving.ENDPOINTS,
+    *inference.ENDPOINTS,
+    *openai.ENDPOINTS,
     Endpoint("GET", "/openapi.json", _describe, "This description.", "native"),
 ]

@@ -6,18 +6,28 @@ import io
 from typing import Any
 
 import numpy as np
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from extract.service import metrics
 from extract.service.call import Call
-from extract.service.endpoint import FINGERPRINT, JSON, MULTIPART, NPY, OCTETS, Endpoint, not_fetched
+from extract.service.endpoint import (
+    FINGERPRINT,
+    IMAGES,
+    JSON,
+    MULTIPART,
+    NPY,
+    Endpoint,
+    Json,
+    json_of_rows,
+    not_fetched,
+    which,
+)
 from extract.service.heads import Loaded
 from extract.service.refused import Refused
 from extract.service.service import DEAD, READY, Answer
 
 SURE = 0.8  # answers below `not_sure_below` are right less often than this, by the calibration
 _TOP_K = 5
-_IMAGES = ("image/jpeg", "image/png", "image/gif", "image/bmp", "image/webp", OCTETS, MULTIPART)
 
 
 async def contents(call: Call) -> tuple[list[str], list[bytes]]:
@@ -38,14 +48,14 @@ async def contents(call: Call) -> tuple[list[str], list[bytes]]:
 
 
 async def classify(call: Call) -> Response:
-    top_k = _whole_number(call, "top_k", _TOP_K)
+    top_k = whole_number(call, "top_k", _TOP_K)
     name = call.request.path_params["head"]
     call.service.heads.find(name)
     names, images = await contents(call)
     loaded, answers = await call.service.classify(name, images, call.deadline)
-    _raise_if_alone(answers)
+    raise_if_alone(answers)
     rows = [_described(loaded, answer, top_k) for answer in answers]
-    return JSONResponse(
+    return Json(
         {
             "head": name,
             "version": loaded.version,
@@ -68,12 +78,12 @@ async def bottlenecks(call: Call) -> Response:
     backbone = call.service.ready_backbone
     names, images = await contents(call)
     vectors = await call.service.bottlenecks(images, call.deadline)
-    _raise_if_alone(vectors)
+    raise_if_alone(vectors)
     headers = {FINGERPRINT: backbone.fingerprint}
     if NPY in call.request.headers.get("accept", ""):
         for place, vector in enumerate(vectors):
             if isinstance(vector, Refused):
-                raise Refused(vector.status, f"image {place + 1} of {len(vectors)}: {vector.message}", vector.reason)
+                raise which(vector, place, len(vectors))
         file = io.BytesIO()
         np.save(file, np.stack(vectors))  # type: ignore[arg-type]
         return Response(file.getvalue(), media_type=NPY, headers=headers)
@@ -82,8 +92,8 @@ async def bottlenecks(call: Call) -> Response:
         for vector in vectors
     ]
     named = [{"name": name, **row} for name, row in zip(names, rows, strict=True)]
-    body = {"fingerprint": backbone.fingerprint, "dimension": backbone.dimension, "images": named}
-    return JSONResponse(body, headers=headers)
+    body = {"fingerprint": backbone.fingerprint, "dimension": backbone.dimension}
+    return await json_of_rows(body, "images", named, len(named) * backbone.dimension, headers)
 
 
 async def describe(call: Call) -> Response:
@@ -112,8 +122,15 @@ async def describe(call: Call) -> Response:
             "dimension": backbone.dimension,
             "runs": service.ran,
         }
-    body = {"state": service.state, "backbone": network, "heads": heads, "limits": service.limits()}
-    return JSONResponse(body)
+    return Json(
+        {
+            "state": service.state,
+            "backbone": network,
+            "heads": heads,
+            "limits": service.limits(),
+            "corrects": service.corrections is not None,
+        }
+    )
 
 
 async def live(call: Call) -> Response:
@@ -131,17 +148,18 @@ async def measurements(call: Call) -> Response:
 
 async def verdict(call: Call) -> Response:
     _ = call.service.ready_backbone
-    return JSONResponse({"verdict": call.service.verdict(), "runs": call.service.ran})
+    return Json({"verdict": call.service.verdict(), "runs": call.service.ran})
 
 
-def _raise_if_alone(answers: list[Any]) -> None:
+def raise_if_alone(answers: list[Any]) -> None:
     """A request for one image that fails fails as a whole. So does one of which no image can be done now."""
     refused = [answer for answer in answers if isinstance(answer, Refused)]
     if len(refused) == len(answers) and (len(answers) == 1 or all(one.status >= 500 for one in refused)):
         raise refused[0]
 
 
-def _whole_number(call: Call, name: str, default: int) -> int:
+def whole_number(call: Call, name: str, default: int) -> int:
+    """The parameter `name` of the query. Raises Refused where it is no whole number from 1 on."""
     text = call.request.query_params.get(name, str(default))
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
         raise Refused(400, f"{name}={text!r} is not a whole number from 1 on", "malformed")
@@ -156,7 +174,7 @@ ENDPOINTS = [
         classify,
         "The most likely labels of one image, or of each file of a multipart body.",
         "native",
-        takes=_IMAGES,
+        takes=IMAGES,
         query={"top_k": f"labels for each image (default: {_TOP_K})"},
     ),
     Endpoint(
@@ -165,7 +183,7 @@ ENDPOINTS = [
         bottlenecks,
         "The bottleneck of one image, or of each file of a multipart body; as .npy where that is accepted.",
         "native",
-        takes=_IMAGES,
+        takes=IMAGES,
         gives=(JSON, NPY),
     ),
     Endpoint("GET", "/v1/verdict", verdict, "Where the time goes, and what would help.", "native"),

@@ -1,4 +1,4 @@
-"""The service as a forked process whose network waits while a file is there, so that tests say what happens meanwhile."""
+"""The service as a forked process whose network waits while a file is there: tests say what happens meanwhile."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import itertools
 import threading
 import time
 
@@ -101,7 +102,7 @@ def drive(loaded, tmp_path):
 
 def test_the_ladder_doubles(loaded):
     rungs = list(loaded.ladder)
-    assert rungs[0] == 1 and all(b == 2 * a for a, b in zip(rungs[:-1], rungs[1:], strict=True))
+    assert rungs[0] == 1 and all(b == 2 * a for a, b in itertools.pairwise(rungs))
 
 
 def test_at_every_size_of_batch_the_bottlenecks_are_those_of_the_cache(drive, loaded, known):

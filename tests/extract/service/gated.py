@@ -85,6 +85,9 @@ class GatedServer(serving.Server):
         """Until a line of /metrics has that value."""
         wait_until(lambda: self.metric(name) == value, lambda: f"{name} is {self.metric(name)}, not {value}")
 
+    def wait_until_ready(self) -> None:
+        wait_until(lambda: self.get("/readyz").status == 200, lambda: f"not ready: {self.said} {self.erred}")
+
     def ended(self) -> int:
         """Waits for its end; returns the exit status."""
         status = self.forked._child.wait()

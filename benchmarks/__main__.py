@@ -16,8 +16,8 @@ from cache.errors import UserError
 DESCRIPTION = """Measures each stage beside the limit that it has on this machine. Our code and the reference take
 turns; each turn gives a ratio, and the table shows the median. benchmarks/README.md explains every case."""
 
-SUITES = ("decode", "forward", "extract", "cache", "train", "accuracy")
-NEED_PHOTOS = ("decode", "extract", "accuracy")
+SUITES = ("decode", "forward", "extract", "cache", "train", "accuracy", "serve")
+NEED_PHOTOS = ("decode", "extract", "accuracy", "serve")
 
 
 def parser() -> console.Parser:

@@ -49,9 +49,9 @@ class Calibration:
         Of the photos below it less than the share `accuracy` is right, and it is the highest such edge. It is never
         lower than the lowest bin that has photos: below that nothing is known. None for a calibration of no photos.
         """
-        counts, hits = np.cumsum(self.counts), np.cumsum(self.hits)
-        if not counts[-1]:
+        if not self.counts.any():
             return None
+        counts, hits = np.cumsum(self.counts), np.cumsum(self.hits)
         doubtful = np.flatnonzero((counts > 0) & (hits < accuracy * counts))
         edges = doubtful[-1] + 1 if len(doubtful) else np.flatnonzero(counts)[0]
         return float(edges / len(counts))

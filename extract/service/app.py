@@ -79,7 +79,7 @@ class _Gate:
                 response = endpoint.refuse(refused)
                 if refused.retry_after is not None:
                     response.headers["Retry-After"] = str(refused.retry_after)
-                if refused.status == 413:  # the rest of a body that is too large is not awaited
+                if refused.status == 413 and not await call.is_read():
                     response.headers["Connection"] = "close"
             except UserError as error:  # such as a full disk
                 response = endpoint.refuse(Refused(500, str(error), "disk"))

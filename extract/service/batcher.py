@@ -44,6 +44,7 @@ class _Item:
 @dataclass(frozen=True, eq=False)
 class _Running:
     fetch: Fetch
+    rung: int
     items: Sequence[_Item]
     started: float
 
@@ -68,10 +69,13 @@ class Batcher:
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._decoding = 0
         self._ready: deque[_Item] = deque()
+        self._unanswered: set[_Item] = set()  # of the thread of the event loop
         self._changed = threading.Condition()
         self._is_closed = False
         self.death: str | None = None
         self._slots = threading.Semaphore(max(engine.in_flight for engine in engines.values()))
+        # An engine for smaller batches may bear fewer of them at once.
+        self._slots_of = {rung: threading.Semaphore(engine.in_flight) for rung, engine in engines.items()}
         self._running: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
         self._current: _Running | None = None  # the one that is waited for
         self._slowest = 0.0  # seconds of a batch, from its start or the end of the one before
@@ -104,9 +108,11 @@ class Batcher:
         if self.death:
             answer.set_exception(DeadError(self.death))
             return answer
+        item = _Item(content, answer, deadline, time.monotonic())
+        self._unanswered.add(item)
         with self._changed:
             self._decoding += 1
-        self._pool.submit(self._decoded, _Item(content, answer, deadline, time.monotonic()))
+        self._pool.submit(self._decoded, item)
         return answer
 
     @property
@@ -134,10 +140,10 @@ class Batcher:
             return
         self.death = reason
         with self._changed:
-            waiting, self._is_closed = list(self._ready), True
+            self._is_closed = True
             self._ready.clear()
             self._changed.notify_all()
-        for item in [*waiting, *(self._current.items if self._current else ())]:
+        for item in list(self._unanswered):  # wherever each is: no thread may ever come back to it
             self._settle(item, DeadError(reason))
         self._on_death(reason)
 
@@ -176,8 +182,9 @@ class Batcher:
                 return
             rung = self._rungs[bisect_left(self._rungs, len(items))]
             images = tf.constant(np.stack([item.pixels for item in items]))
+            self._slots_of[rung].acquire()
             started = time.monotonic()
-            self._running.put(_Running(self._engines[rung].start(images), items, started))
+            self._running.put(_Running(self._engines[rung].start(images), rung, items, started))
             self._metrics.batches.observe(len(items))
             for item in items:
                 self._metrics.queueing.observe(started - item.arrived)
@@ -212,6 +219,7 @@ class Batcher:
             self._current = running
             vectors = running.fetch()
             self._current = None
+            self._slots_of[running.rung].release()
             self._slots.release()
             now = time.monotonic()
             seconds = now - max(last, running.started)
@@ -226,6 +234,7 @@ class Batcher:
         self._metrics.done(len(items), seconds)
 
     def _settle(self, item: _Item, result: np.ndarray | Exception) -> None:
+        self._unanswered.discard(item)
         if item.answer.done():
             return
         if isinstance(result, Exception):

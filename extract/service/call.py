@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from extract.service.admission import Ticket
     from extract.service.service import Service
 
+_MOMENT = 2.0  # seconds
+
 
 class Call:
     """One request. Its methods raise Refused for what is above the limits."""
@@ -31,6 +34,7 @@ class Call:
         self.images = 0
         self.bytes = 0
         self.ticket: Ticket | None = None
+        self._is_read = False  # whether the whole body has come
         self._watching: asyncio.Task[None] | None = None
         self.on_gone: Callable[[], object] = lambda: None  # called when the client has closed the connection
 
@@ -93,12 +97,27 @@ class Call:
                     yield chunk
         except ClientDisconnect:
             raise GoneError from None
+        self._is_read = True
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self.request.receive())["type"] != "http.disconnect":
             pass
         self.on_gone()
+
+    async def is_read(self) -> bool:
+        """Whether the whole body has come, after a moment in which the rest of it is read and thrown away.
+
+        Most clients send all of a body before they look for an answer. A connection that is closed while they do takes
+        the answer with it.
+        """
+        if not self._is_read:
+            with contextlib.suppress(TimeoutError, ClientDisconnect):
+                async with asyncio.timeout(_MOMENT):
+                    async for _ in self.request.stream():
+                        pass
+                self._is_read = True
+        return self._is_read
 
     def end(self) -> None:
         if self._watching:

@@ -13,11 +13,11 @@ from cache import head as head_files
 from cache.console import print
 from cache.errors import CacheError, UserError
 from cache.head import Head
-from cache.layout import BackboneInfo
+from cache.layout import HEAD, LATEST, RUNS, BackboneInfo
 from extract.service.refused import Refused
 
 _SECONDS = 1.0  # between two looks at the folders
-Stamp = tuple[str, int, int, int]
+Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,8 @@ class Heads:
                 raise UserError(
                     f"two heads have the name {name}: {self.by_name[name].folder} and {folder}; rename a folder"
                 )
-            self.by_name[name] = Loaded(name, folder, head_files.read(folder), 1, _stamp(folder))
+            stamp = _stamp(folder)  # before reading: one that replaces it meanwhile is seen later
+            self.by_name[name] = Loaded(name, folder, head_files.read(folder), 1, stamp)
 
     def check(self, backbone: BackboneInfo) -> None:
         """Raises UserError for a head of another backbone."""
@@ -61,7 +62,8 @@ class Heads:
     def put(self, name: str, folder: Path) -> Loaded:
         """Reads the head in `folder` and puts it in the place of the one of that name. Raises UserError."""
         version = self.by_name[name].version + 1 if name in self.by_name else 1
-        self.by_name[name] = Loaded(name, folder, head_files.read(folder), version, _stamp(folder))
+        stamp = _stamp(folder)
+        self.by_name[name] = Loaded(name, folder, head_files.read(folder), version, stamp)
         return self.by_name[name]
 
     async def watch(self) -> None:
@@ -69,8 +71,9 @@ class Heads:
         failed: dict[str, Stamp | None] = {}
         while True:
             await asyncio.sleep(_SECONDS)
-            for name, loaded in list(self.by_name.items()):
-                stamp = await asyncio.to_thread(_stamp, loaded.folder)
+            all_loaded = dict(self.by_name)
+            stamps = await asyncio.to_thread(lambda known: [_stamp(one.folder) for one in known], all_loaded.values())
+            for (name, loaded), stamp in zip(all_loaded.items(), stamps, strict=True):
                 if stamp == loaded.stamp or (name in failed and failed[name] == stamp):
                     continue
                 try:
@@ -82,6 +85,8 @@ class Heads:
                     print(f"warning: head {name} stays as it was: {error}", file=sys.stderr)
                     continue
                 failed.pop(name, None)
+                if self.by_name.get(name) is not loaded:  # a training has put another there meanwhile
+                    continue
                 self.by_name[name] = Loaded(name, loaded.folder, head, loaded.version + 1, stamp)
                 print(f"head {name} is replaced by version {loaded.version + 1}")
 
@@ -102,8 +107,19 @@ def _of_another(head: Head, backbone: BackboneInfo) -> str | None:
 def _stamp(folder: Path) -> Stamp | None:
     """What changes when a training replaces the head; None where there is none to be seen."""
     try:
-        path = head_files.find(folder)
-        status = os.stat(path)
+        status = os.stat(_place(folder))
     except (UserError, OSError):
         return None
-    return str(path), status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _place(folder: Path) -> str | Path:
+    """What `head_files.find` finds, at a tenth of the time where it is plain: a thousand heads are looked for again and
+    again."""
+    newest = f"{folder}/{LATEST}/{HEAD}"
+    if os.path.exists(newest):
+        return newest
+    alone = f"{folder}/{HEAD}"
+    if os.path.exists(alone) and not os.path.exists(f"{folder}/{RUNS}") and not os.path.exists(f"{folder}/{LATEST}"):
+        return alone
+    return head_files.find(folder)

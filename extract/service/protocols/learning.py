@@ -10,6 +10,7 @@ import numpy as np
 from starlette.responses import Response
 
 from cache import near, thumbnails
+from cache.reader import Cache
 from extract.service.call import Call
 from extract.service.corrections import Corrections
 from extract.service.endpoint import IMAGES, Endpoint, Json
@@ -29,16 +30,7 @@ async def nearest(call: Call) -> Response:
     names, images = await contents(call)
     vectors = await service.bottlenecks(images, call.deadline)
     raise_if_alone(vectors)
-    found = [vector for vector in vectors if not isinstance(vector, Refused)]
-    rows, cosines = await asyncio.to_thread(near.nearest, cache, np.stack(found), count)
-    pictures = iter(await asyncio.to_thread(thumbnails.find, cache, rows.reshape(-1)))
-    answers = iter(
-        [
-            {**near.photo(cache, row), "cosine": cosine, "thumbnail": _data_uri(next(pictures))}
-            for row, cosine in zip(of_image.tolist(), of_cosines.tolist(), strict=True)
-        ]
-        for of_image, of_cosines in zip(rows, cosines, strict=True)
-    )
+    answers = iter(await asyncio.to_thread(_near, cache, [v for v in vectors if not isinstance(v, Refused)], count))
     body = [
         {"name": name, "error": vector.message}
         if isinstance(vector, Refused)
@@ -46,6 +38,21 @@ async def nearest(call: Call) -> Response:
         for name, vector in zip(names, vectors, strict=True)
     ]
     return Json({"images": body})
+
+
+def _near(cache: Cache, vectors: list[np.ndarray], count: int) -> list[list[dict[str, Any]]]:
+    """For each bottleneck, float32 [D], the `count` nearest photos, nearest first."""
+    if not vectors:
+        return []
+    rows, cosines = near.nearest(cache, np.stack(vectors), count)
+    pictures = iter(thumbnails.find(cache, rows.reshape(-1)))
+    return [
+        [
+            {**near.photo(cache, row), "cosine": cosine, "thumbnail": _data_uri(next(pictures))}
+            for row, cosine in zip(of_image, of_cosines, strict=True)
+        ]
+        for of_image, of_cosines in zip(rows.tolist(), cosines.tolist(), strict=True)
+    ]
 
 
 async def describe_head(call: Call) -> Response:

@@ -74,6 +74,13 @@ def test_the_nearest_photos_are_those_of_the_cache_with_their_thumbnails(served,
         assert shown == thumbnails.find(opened, rows[0])
 
 
+def test_where_no_image_can_be_decoded_each_says_so(server):
+    body, headers = multipart([b"no image", b"none either"])
+    reply = server.post("/v1/near", body, headers)
+    assert reply.status == 200
+    assert [("error" in one, "near" in one) for one in reply.json["images"]] == [(True, False)] * 2
+
+
 def test_a_head_says_what_it_knows(served, server):
     layer = head.read(served / serving.HEAD)
     said = server.get(f"/v1/heads/{serving.HEAD}").json

@@ -12,6 +12,7 @@ import tensorflow as tf
 # Where a block begins: in a segment of a JPEG, a chunk of a PNG, or one of a WebP, into which some programs write what
 # belongs into a JPEG only. A TIFF header follows. \C is any byte in RE2, which has no other way to name one above 127.
 _BLOCK = r"^\C*?(?:Exif\x00\x00|eXIf|EXIF\C{4})(II\*\x00|MM\x00\*)"
+_NAME = r"Exif\x00\x00"
 _LONGEST = 1 << 16  # bytes of a block that are looked at: as many as a segment of a JPEG can hold
 # The entries of a directory, of 12 bytes each, up to the one with tag 0x0112, type 3 (short) or 4 (long), count 1 and a
 # value from 1 to 8, in either byte order (EXIF 2.32, section 4.6).
@@ -27,16 +28,27 @@ _ENTRIES = rf"^(?:\C{{12}})*?(?:{_ENTRIES})\C*$"
 
 
 def may_be_in(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether a JPEG file's bytes (string scalar) hold the name of an EXIF block anywhere. bool scalar.
+    """Whether a JPEG file's bytes (string scalar) hold the name of an EXIF block anywhere. bool scalar."""
+    return tf.cond(_is_near(encoded), lambda: tf.constant(True), lambda: _has_name(encoded))
 
-    Most images on the web do not, and `regex_replace` finds a literal by memchr.
-    """
-    without = tf.strings.regex_replace(encoded, r"Exif\x00\x00", "", replace_global=False)
+
+def _is_near(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether the name of an EXIF block is where nearly all programs put it: in a file of megabytes, looking further
+    takes an eighth of the time of decoding it."""
+    return _has_name(tf.strings.substr(encoded, 0, _LONGEST))
+
+
+def _has_name(encoded: tf.Tensor) -> tf.Tensor:
+    # Most images on the web have none, and `regex_replace` finds a literal by memchr.
+    without = tf.strings.regex_replace(encoded, _NAME, "", replace_global=False)
     return tf.strings.length(without) < tf.strings.length(encoded)
 
 
 def orientation(encoded: tf.Tensor) -> tf.Tensor:
     """The orientation that a JPEG, PNG or WebP file's bytes (string scalar) state, 1 to 8. int32 scalar."""
+    encoded = tf.cond(
+        _is_near(encoded), lambda: tf.strings.substr(encoded, 0, 2 * _LONGEST), lambda: tf.identity(encoded)
+    )
     # If the pattern does not match, this is the start of the file, and no TIFF header.
     block = tf.strings.substr(tf.strings.regex_replace(encoded, _BLOCK, r"\1", replace_global=False), 0, _LONGEST)
     is_little, is_big = tf.strings.substr(block, 0, 2) == b"II", tf.strings.substr(block, 0, 2) == b"MM"

@@ -69,6 +69,6 @@ def test_a_wheel_holds_every_package_and_what_these_read(tmp_path, folder):
         for name in ("cache", "extract", "train")
         for path in (source / name).rglob("*")
     )
-    assert names >= {path for path in inside if path.endswith((".py", ".md", ".j2", ".css"))}
+    assert names >= {path for path in inside if path.endswith((".py", ".md", ".j2", ".css", ".html", ".js", ".svg"))}
     done = run([sys.executable, "-m", "train", "-h"], folder, PYTHONPATH=str(tmp_path / "installed"))
     assert (done.returncode, done.stderr) == (0, "")

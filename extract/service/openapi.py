@@ -11,6 +11,7 @@ from extract.service.endpoint import JSON, MULTIPART, Endpoint
 _ERRORS = {
     "400": "The body cannot be understood.",
     "401": "The token is missing or wrong.",
+    "404": "There is no such head, version or model.",
     "413": "The body, an image or its pixels are above a limit.",
     "415": "The body is compressed.",
     "422": "The image cannot be decoded.",
@@ -51,6 +52,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         for name, text in (endpoint.query or {}).items()
     ]
     operation: dict[str, Any] = {
+        "operationId": f"{endpoint.method} {_plain(endpoint.path)}",
         "summary": endpoint.summary,
         "tags": [endpoint.tag],
         "parameters": parameters,

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from extract.service import openapi
 from extract.service.call import Call
 from extract.service.endpoint import Endpoint, Json
-from extract.service.protocols import inference, learning, native, openai, tfserving
+from extract.service.protocols import inference, learning, native, openai, page, tfserving
 
 
 async def _describe(call: Call) -> Response:
@@ -21,5 +21,6 @@ ENDPOINTS = [
     *tfserving.ENDPOINTS,
     *inference.ENDPOINTS,
     *openai.ENDPOINTS,
+    *page.ENDPOINTS,
     Endpoint("GET", "/openapi.json", _describe, "This description.", "native"),
 ]

@@ -76,21 +76,7 @@ async def model(call: Call) -> Response:
 
 async def infer(call: Call) -> Response:
     find(call)
-    body = await call.body()
-    length = _header_length(call, len(body))
-    if length == 0:
-        request: dict[str, Any] = {}
-        call.take_images(1)
-        images = [body]
-        if not body:
-            raise _malformed("no image: the body is empty")
-    else:
-        request = await parse_json(body if length is None else body[:length], call.service.settings.max_images)
-        images = await _images(call, request, None if length is None else memoryview(body)[length:])
-    outputs = _outputs(request)
-    identity = request.get("id")
-    if not isinstance(identity, str | None):
-        raise _malformed("the id of a request is a string")
+    images, outputs, identity = await _read(call)
     loaded, probabilities, labels = await classified(call, images)
     tensors, binary = [], []
     for output in outputs:
@@ -103,6 +89,22 @@ async def infer(call: Call) -> Response:
         return written
     headers = {HEADER_LENGTH: str(len(written.body))}
     return Response(b"".join([written.body, *binary]), media_type=OCTETS, headers=headers)
+
+
+async def _read(call: Call) -> tuple[list[bytes], list[_Output], str | None]:
+    """The image files of a request, what it asks for, and its id. Raises Refused."""
+    body = await call.body()
+    length = _header_length(call, len(body))
+    if length == 0:
+        call.take_images(1)
+        if not body:
+            raise _malformed("no image: the body is empty")
+        return [body], _outputs({}), None
+    request = await parse_json(body if length is None else body[:length], call.service.settings.max_images)
+    outputs, identity = _outputs(request), request.get("id")
+    if not isinstance(identity, str | None):
+        raise _malformed("the id of a request is a string")
+    return await _images(call, request, None if length is None else memoryview(body)[length:]), outputs, identity
 
 
 def _header_length(call: Call, most: int) -> int | None:

@@ -126,6 +126,7 @@ async def describe(call: Call) -> Response:
         {
             "state": service.state,
             "backbone": network,
+            "photos": len(service.cache or ()),
             "heads": heads,
             "limits": service.limits(),
             "corrects": service.corrections is not None,

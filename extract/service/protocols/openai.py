@@ -56,18 +56,9 @@ def refuse(refused: Refused) -> Response:
 
 async def embeddings(call: Call) -> Response:
     backbone = call.service.ready_backbone
-    body = await parse_json(await call.body(), call.service.settings.max_images)
-    _check_model(body.get("model"), backbone)
-    encoding = body.get("encoding_format") or "float"
-    if encoding not in ("float", "base64"):
-        raise _ParameterRefused("encoding_format", "encoding_format is float or base64")
-    dimensions = body.get("dimensions")
-    if dimensions is not None and (type(dimensions) is not int or dimensions != backbone.dimension):
-        raise _ParameterRefused("dimensions", f"the vectors of this model have {backbone.dimension} dimensions")
-    texts = _texts(body.get("input"))
-    call.take_images(len(texts))
+    images, encoding = await _read(call, backbone)
+    vectors = await call.service.bottlenecks(images, call.deadline)
     try:
-        vectors = await call.service.bottlenecks(await images_of_base64(texts), call.deadline)
         raise_for_any(vectors)
     except Refused as refused:
         raise refused if refused.status >= 500 else _of_input(refused) from None
@@ -79,6 +70,24 @@ async def embeddings(call: Call) -> Response:
     content = {"object": "list", "model": backbone.module, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
     numbers = len(rows) * backbone.dimension
     return await json_of_rows(content, "data", rows, numbers, {FINGERPRINT: backbone.fingerprint})
+
+
+async def _read(call: Call, backbone: BackboneInfo) -> tuple[list[bytes], str]:
+    """The image files of a request, and how it wants their vectors: as float or base64. Raises Refused."""
+    body = await parse_json(await call.body(), call.service.settings.max_images)
+    _check_model(body.get("model"), backbone)
+    encoding = body.get("encoding_format") or "float"
+    if encoding not in ("float", "base64"):
+        raise _ParameterRefused("encoding_format", "encoding_format is float or base64")
+    dimensions = body.get("dimensions")
+    if dimensions is not None and (type(dimensions) is not int or dimensions != backbone.dimension):
+        raise _ParameterRefused("dimensions", f"the vectors of this model have {backbone.dimension} dimensions")
+    texts = _texts(body.get("input"))
+    call.take_images(len(texts))
+    try:
+        return await images_of_base64(texts), encoding
+    except Refused as refused:
+        raise _of_input(refused) from None
 
 
 async def models(call: Call) -> Response:

@@ -101,6 +101,16 @@ def _tensor(name: str, dtype: str, *shape: int) -> dict[str, Any]:
 
 async def predict(call: Call) -> Response:
     find(call)
+    images, is_in_rows = await _read(call)
+    _, probabilities, labels = await classified(call, images)
+    if not is_in_rows:
+        return Json({"outputs": {PROBABILITIES: probabilities.tolist(), LABEL: labels}})
+    rows = [{PROBABILITIES: row, LABEL: label} for row, label in zip(probabilities.tolist(), labels, strict=True)]
+    return await json_of_rows({}, "predictions", rows, probabilities.size)
+
+
+async def _read(call: Call) -> tuple[list[bytes], bool]:
+    """The image files of a request, and whether they came in rows. Raises Refused."""
     body = await parse_json(await call.body(), call.service.settings.max_images)
     name = body.get("signature_name", SIGNATURE)
     if name not in (SIGNATURE, ""):
@@ -109,11 +119,7 @@ async def predict(call: Call) -> Response:
         raise _malformed('send either "instances", a list of images, or "inputs", and not both')
     texts = _rows(body["instances"]) if "instances" in body else _column(body["inputs"])
     call.take_images(len(texts))
-    _, probabilities, labels = await classified(call, await images_of_base64(texts))
-    if "inputs" in body:
-        return Json({"outputs": {PROBABILITIES: probabilities.tolist(), LABEL: labels}})
-    rows = [{PROBABILITIES: row, LABEL: label} for row, label in zip(probabilities.tolist(), labels, strict=True)]
-    return await json_of_rows({}, "predictions", rows, probabilities.size)
+    return await images_of_base64(texts), "instances" in body
 
 
 def _rows(instances: Any) -> list[Any]:

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import socket
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -85,6 +86,9 @@ class _Gate:
                 response = endpoint.refuse(Refused(500, str(error), "disk"))
             except GoneError:
                 response = Response(status_code=_GONE)
+            except Exception as error:  # a defect: this request fails, counted as any other, and the rest go on
+                traceback.print_exc()
+                response = endpoint.refuse(Refused(500, f"a defect of this service: {type(error).__name__}", "defect"))
             finally:
                 call.end()
             self._record(endpoint, call, response.status_code)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 import cache
+from extract import backbones, engines
 from extract.service import network
 from extract.service.batcher import Batcher
 from extract.service.metrics import Metrics
 from extract.service.refused import DeadError, Refused
 from extract.service.settings import ServeSettings
+from tests.extract.engines.test_memory import hungry_module
 from tests.extract.service import serving
 from tests.extract.service.gated import GatedEngine
 from tests.extract.service.reference import ROUNDING
@@ -265,3 +267,29 @@ def together(answers):
 
 def assert_bottlenecks(found, wanted):
     np.testing.assert_allclose(np.array(found), wanted, rtol=0, atol=ROUNDING)
+
+
+def test_what_does_not_fit_into_memory_goes_in_halves(drive, loaded, tmp_path, known):
+    """The rungs above what fits warn once, when the service starts, and answer all the same."""
+    if loaded.ladder[1].name != "tensorflow":
+        pytest.skip("only this engine halves")
+    backbone = backbones.load(hungry_module(tmp_path / "hungry", most=2), None)
+    ladder = {
+        size: engines.build("tensorflow", backbone, ["CPU:0"], precision="float32", batch_size=size)
+        for size in (1, 2, 4, 8)
+    }
+    contents, wanted = known  # a module of the same weights has made these
+
+    async def work(driven):
+        assert [engine.images_at_once for engine in ladder.values()] == [1, 2, 4, 8]  # a black image counts for none
+        first = together(await driven.fill(contents[0]))
+        batch = together([driven.submit(content) for content in contents[:7]])
+        await driven.decoded(7)
+        driven.hold.unlink()
+        await first
+        with pytest.warns(UserWarning, match="images at once: going on with"):
+            assert_bottlenecks(await batch, wanted[:7])
+        assert [engine.images_at_once for engine in ladder.values()] == [1, 2, 4, 2]
+        assert driven.sizes == [1] * driven.in_flight + [7] and not driven.deaths
+
+    drive(work, ladder=ladder)

@@ -1,6 +1,8 @@
 """Ends of the service: asked for, forced, and because the network fails or hangs."""
 
+import asyncio
 import http.client
+import json
 import signal
 import socket
 import subprocess
@@ -9,6 +11,11 @@ import sys
 import numpy as np
 import pytest
 
+from extract.service.app import build
+from extract.service.endpoint import Endpoint
+from extract.service.heads import Heads
+from extract.service.service import Service
+from extract.service.settings import ServeSettings
 from tests.extract.service import serving
 from tests.extract.service.gated import FAIL, GatedServer, multipart, vectors, wait_until
 from tests.extract.service.reference import ROUNDING
@@ -117,3 +124,28 @@ def test_a_network_that_hangs_ends_the_service(start, wanted):
         reply = answer.result(serving.PATIENCE)
         assert (reply.status, "a batch takes more than" in reply.error) == (500, True)
     assert_dead(server, "a batch takes more than ten times as long as the slowest before it")
+
+
+def test_a_defect_fails_one_request_and_is_counted(capsys):
+    async def defective(call):
+        return 1 // 0
+
+    service = Service(ServeSettings(), Heads([]))
+    app = build(service, [Endpoint("GET", "/defect", defective, "A defect.", "test")], None)
+    sent = []
+
+    async def ask():
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/defect", "query_string": b"", "root_path": ""}
+        await app({**scope, "headers": [(b"host", b"localhost")], "client": None, "server": None}, receive, send)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 500
+    assert json.loads(sent[1]["body"]) == {"error": "a defect of this service: ZeroDivisionError"}
+    assert 'retrain_requests_total{endpoint="/defect",status="500"} 1.0' in service.metrics.text().decode()
+    assert "1 // 0" in capsys.readouterr().err

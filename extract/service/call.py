@@ -113,9 +113,11 @@ class Call:
         """
         if not self._is_read:
             with contextlib.suppress(TimeoutError, ClientDisconnect):
+                # RuntimeError: all had come before, and whoever read it has stopped at its last piece.
                 async with asyncio.timeout(_MOMENT):
-                    async for _ in self.request.stream():
-                        pass
+                    with contextlib.suppress(RuntimeError):
+                        async for _ in self.request.stream():
+                            pass
                 self._is_read = True
         return self._is_read
 

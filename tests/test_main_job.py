@@ -1,5 +1,6 @@
 """The main job as the README describes it, with the built-in network: extract, train, predict."""
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import cache
+from extract.service import network
+from extract.service.heads import Heads
+from extract.service.settings import ServeSettings
 from tests import processes
 from tests.pictures import FLOWERS
 from train.run import TrainSettings, train
@@ -80,6 +85,25 @@ def test_a_copied_cache_trains_to_the_same(digits, tmp_path, capsys):
     flags = ["--cache_dir", tmp_path / "laptop", "--output_dir", tmp_path / "retrained"]
     assert processes.command("train", flags) == 0
     assert capsys.readouterr().out.splitlines()[-1] == output.splitlines()[-1]
+
+
+def test_the_service_computes_the_cached_bottlenecks_at_every_size_of_batch(digits):
+    root, _ = digits
+    opened = cache.open(root / "bottlenecks")
+    settings = ServeSettings(cache_dir=root / "bottlenecks", head=[root / "retrained"])
+    Heads(settings.head).check(opened.backbone)
+    with contextlib.ExitStack() as open_until_the_end:
+        loaded = network.load(settings, network.find(settings), open_until_the_end)
+        assert loaded.backbone == opened.backbone
+        assert list(loaded.ladder) == [1 << power for power in range(len(loaded.ladder))]
+        contents = [(root / "elsewhere" / path).read_bytes() for path in list(opened.paths)[::9][: max(loaded.ladder)]]
+        pixels = np.stack(list(map(loaded.decode, contents)))
+        expected = opened.bottlenecks(np.arange(len(opened)))[::9].astype(np.float32)
+        for size, engine in loaded.ladder.items():
+            vectors = engine.start(tf.constant(pixels[:size]))()
+            # float16 on disk, and kernels that are chosen by the size of a batch, in bfloat16 where that is fast.
+            atol = 0.05 if "bfloat16" in loaded.ran else 2e-3
+            np.testing.assert_allclose(vectors, expected[:size], rtol=2**-10, atol=atol)
 
 
 def copy_flowers(folder, count):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
 from pathlib import Path
@@ -22,7 +23,7 @@ def build(backbone: Backbone, precision: str, batch_size: int) -> Engine:
 
     Raises UserError for a backbone that OpenVINO cannot run.
     """
-    core = ov.Core()
+    core = _core()
     hints = {
         "PERFORMANCE_HINT": "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
@@ -37,6 +38,11 @@ def build(backbone: Backbone, precision: str, batch_size: int) -> Engine:
             f"OpenVINO cannot run {backbone.module} ({reason}); use --engine tensorflow, or smaller batches"
         ) from error
     return _OpenVINO(compiled, batch_size)
+
+
+@functools.cache
+def _core() -> Any:
+    return ov.Core()
 
 
 class _OpenVINO(Engine):
@@ -64,12 +70,18 @@ def convert(core: Any, backbone: Backbone, batch_size: int) -> Any:
 
     Raises RuntimeError or OSError for a backbone that OpenVINO cannot read.
     """
+    model = _read(core, backbone).clone()
+    model.reshape([batch_size, *backbone.image_size, 3])
+    return model
+
+
+@functools.lru_cache(maxsize=1)  # a service compiles it for several sizes of batch; reading takes longer than compiling
+def _read(core: Any, backbone: Backbone) -> Any:
+    """The backbone as an OpenVINO model of any number of images."""
     spec = tf.TensorSpec([None, *backbone.image_size, 3], tf.uint8)
     traced = tf.function(of_pixels(backbone), input_signature=[spec], autograph=False)
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function(), aggressive_inlining=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "frozen.pb")
         path.write_bytes(frozen.graph.as_graph_def().SerializeToString())
-        model = core.read_model(path)
-    model.reshape([batch_size, *backbone.image_size, 3])
-    return model
+        return core.read_model(path)

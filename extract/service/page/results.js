@@ -168,7 +168,7 @@ async function reasons(one) {
   if (!state.hasPhotos) return;
   const hadFocus = one.near.contains(document.activeElement);
   one.near.hidden = false;
-  one.near.replaceChildren(el("p", { class: "soft small" }, "Looking for the nearest photos…"));
+  one.near.replaceChildren(el("p", { class: "soft small looking" }, "Looking for the nearest photos…"));
   try {
     const { images } = await ask("POST", path(["v1", "near"], { k: NEAR }), queue.form([one]));
     const [{ near, error }] = images;

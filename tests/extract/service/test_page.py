@@ -121,6 +121,7 @@ def answers(page, count):
     """The text of each card once so many have an answer or an error."""
     page.wait_for(f"document.querySelectorAll('.verdict, .answer .error').length == {count}")
     page.wait_for("document.getElementById('progress').hidden")
+    page.wait_for("!document.querySelector('.looking')")  # what comes below would move under the mouse
     return page.ask("[...document.querySelectorAll('.result .body')].map(card => card.innerText)")
 
 

@@ -54,9 +54,9 @@ class Corrections:
         name = hashlib.sha256(content).hexdigest()[:16] + suffix
         corrected = Corrected(label, files.own_folder(self.folder, label) / name)
         files.write(corrected.path, content)
-        for other in self:
-            if other.path.name == name and other.label != label:
-                _delete(other.path)
+        for folder in self._classes():
+            if folder.name != label and (folder / name).is_file():
+                _delete(folder / name)
         return corrected
 
     def remove(self, label: str, name: str) -> None:
@@ -69,12 +69,17 @@ class Corrections:
 
     def __iter__(self) -> Iterator[Corrected]:
         """All of them, class by class."""
-        for folder in sorted(self.folder.iterdir()):
-            if is_passed_over(os.fsencode(folder.name)) or folder.is_symlink() or not folder.is_dir():
-                continue
+        for folder in self._classes():
             for path in sorted(folder.iterdir()):
                 if _is_own_photo(path):
                     yield Corrected(folder.name, path)
+
+    def _classes(self) -> list[Path]:
+        return [
+            entry
+            for entry in sorted(self.folder.iterdir())
+            if not is_passed_over(os.fsencode(entry.name)) and not entry.is_symlink() and entry.is_dir()
+        ]
 
     def label(self, text: str, known: Sequence[str]) -> str:
         """The label that `text` stands for, which is also the name of its folder. Raises Refused for none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -11,6 +12,7 @@ from extract.engines.nvml import Gpus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
@@ -19,33 +21,18 @@ class Metrics:
     def __init__(self, on_batch: Callable[[int, float], None]):
         self._registry = registry = CollectorRegistry()
         self._on_batch = on_batch
-        self.requests = Counter("retrain_requests", "Requests answered", ["endpoint", "status"], registry=registry)
-        self.images = Counter("retrain_images", "Images that went through the network", registry=registry)
-        self.rejections = Counter("retrain_rejections", "Requests and images refused", ["reason"], registry=registry)
-        self.request_seconds = Histogram(
-            "retrain_request_seconds", "From a request's arrival to its answer", buckets=_SECONDS, registry=registry
+        counter = partial(Counter, registry=registry)
+        seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
+        self.requests = counter("retrain_requests", "Requests answered", ["endpoint", "status"])
+        self.images = counter("retrain_images", "Images that went through the network")
+        self.rejections = counter("retrain_rejections", "Requests and images refused", ["reason"])
+        self.request_seconds = seconds("retrain_request_seconds", "From a request's arrival to its answer")
+        self.queueing = seconds(
+            "retrain_queue_seconds", "From an image's arrival to the start of its batch, decoding included"
         )
-        self.queueing = Histogram(
-            "retrain_queue_seconds",
-            "From an image's arrival to the start of its batch, decoding included",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.decoding = Histogram(
-            "retrain_decode_seconds", "Decoding and resizing an image", buckets=_SECONDS, registry=registry
-        )
-        self.network = Histogram(
-            "retrain_network_seconds",
-            "From the start of a batch to its bottlenecks",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.batches = Histogram(
-            "retrain_batch_images",
-            "Images in a batch",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
-            registry=registry,
-        )
+        self.decoding = seconds("retrain_decode_seconds", "Decoding and resizing an image")
+        self.network = seconds("retrain_network_seconds", "From the start of a batch to its bottlenecks")
+        self.batches = Histogram("retrain_batch_images", "Images in a batch", buckets=_IMAGES, registry=registry)
         self._seconds = {stages.DECODING: 0.0, stages.NETWORK: 0.0}
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:

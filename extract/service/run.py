@@ -141,7 +141,7 @@ def _token(settings: ServeSettings) -> str | None:
 
 
 def _loop_factory():  # type: ignore[no-untyped-def]
-    """uvloop, where it installs: it takes a third of the time for the same requests."""
+    """uvloop, where it installs; otherwise asyncio's own loop."""
     try:
         import uvloop
     except ModuleNotFoundError:  # on Windows

@@ -26,7 +26,7 @@ from cache.strings import ABSENT, Strings, find
 from cache.writer import Writer
 from extract.service.corrections import HEADS, Corrected, Corrections
 from extract.service.heads import Heads, Loaded
-from extract.service.refused import Refused
+from extract.service.refused import DeadError, Refused
 
 NONE, RUNNING, DONE, FAILED = "none", "running", "done", "failed"
 _LINES = 20  # of the training's output that are kept
@@ -77,15 +77,18 @@ class Training:
         }
 
     def swap(self) -> Loaded:
-        """Puts the new head in the place of the old one, on the disk as well. Raises Refused where there is none."""
+        """Puts the new head in the place of the old one, on the disk as well.
+
+        Raises Refused where there is none, and UserError where its folder cannot be written.
+        """
         if self._state != DONE or self._new is None:
             raise Refused(409, "there is no new head; train one first", "busy")
         folder, staged = self._folder, self._folder / _STAGED
         [run] = (staged / layout.RUNS).glob(layout.RUN)
-        (folder / layout.RUNS).mkdir(parents=True, exist_ok=True)
-        published = folder / layout.RUNS / run.name
-        os.rename(run, published)
-        files.sync(folder / layout.RUNS)
+        with files.writing(folder):
+            (folder / layout.RUNS).mkdir(parents=True, exist_ok=True)
+            os.rename(run, folder / layout.RUNS / run.name)
+            files.sync(folder / layout.RUNS)
         files.replace_link(folder / layout.LATEST, Path(layout.RUNS, run.name))
         shutil.rmtree(staged, ignore_errors=True)
         self._state = NONE
@@ -119,11 +122,13 @@ class Training:
             await self._train(work)
             self._new = await asyncio.to_thread(head_files.read, self._folder / _STAGED)
             self._state = DONE
-        except (UserError, Refused) as error:
+        except (UserError, Refused, DeadError) as error:
             self._state, self._error = FAILED, str(error)
         except OSError as error:
             self._state, self._error = FAILED, first_line(error)
         finally:
+            if self._state == RUNNING:  # a defect, or the end of the service
+                self._state, self._error = FAILED, "the training was stopped"
             self._seconds = time.monotonic() - self._began
             shutil.rmtree(self._corrections.folder / _WORK, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -86,16 +87,15 @@ def have_changed(photos: Photos, positions: np.ndarray) -> tuple[np.ndarray, np.
 
     Two arrays, bool [n]: which are gone or have another size or mtime, and which have another ctime only.
     """
-    others, touched = np.zeros(len(positions), bool), np.zeros(len(positions), bool)
-    for place, position in enumerate(positions.tolist()):
-        try:
-            status = os.stat(photos.image_dir / photos.paths[position])
-        except OSError:
-            others[place] = True
-            continue
-        before = photos.sizes[position], photos.mtimes[position]
-        others[place] = (status.st_size, status.st_mtime_ns) != before
-        touched[place] = not others[place] and status.st_ctime_ns != photos.ctimes[position]
+    root = os.fsencode(photos.image_dir) + b"/"
+    found = np.full((len(positions), 3), NOT_A_FILE, np.int64)
+    for place, path in enumerate(photos.paths.take(positions).encoded()):
+        with contextlib.suppress(OSError):
+            status = os.stat(root + path)
+            found[place] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    sizes, mtimes, ctimes = found.T
+    others = (sizes != photos.sizes[positions]) | (mtimes != photos.mtimes[positions])
+    touched = ~others & (ctimes != photos.ctimes[positions])
     return others, touched
 
 
